@@ -18,6 +18,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # numpydoc sections name the types
 numpydoc_show_class_members = False
+autosummary_generate = False  # numpydoc turns autosummary on; the pages are written by hand
 
 html_theme = "furo"
 html_title = project
