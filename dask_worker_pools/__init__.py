@@ -1,0 +1,31 @@
+"""Say once which pool of workers a dataset belongs to, and move the fewest bytes between pools."""
+
+from dask_worker_pools.annotations import pool
+from dask_worker_pools.collection import get_pool, plan_pools, propagate_pools_in_collection
+from dask_worker_pools.plan import (
+    AmbiguousPool,
+    ConflictingPools,
+    LostKeys,
+    NoSuchPool,
+    PeerToPeerInPool,
+    Plan,
+    PoolError,
+    Transfer,
+)
+from dask_worker_pools.propagate import propagate_pools
+
+__all__ = [
+    "AmbiguousPool",
+    "ConflictingPools",
+    "LostKeys",
+    "NoSuchPool",
+    "PeerToPeerInPool",
+    "Plan",
+    "PoolError",
+    "Transfer",
+    "get_pool",
+    "plan_pools",
+    "pool",
+    "propagate_pools",
+    "propagate_pools_in_collection",
+]

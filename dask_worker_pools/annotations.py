@@ -1,0 +1,271 @@
+"""Pools as Dask annotations: saying a pool, reading it back, merging what else was said.
+
+A pool is written as the resource ``pool-<name>`` with amount 0. Amount 0 restricts a task to
+workers that offer the resource and takes nothing from them, so as many of the pool's tasks run at
+once as there are threads; any larger amount would make the workers of a pool run one task at a
+time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ContextDecorator
+from typing import Any, cast
+
+import dask
+from dask.typing import Key
+
+PREFIX = "pool-"
+
+#: Annotation that repeats the pool's name, or says `BLOCKED` under ``pool(None)``. A
+#: ``dask.annotate(resources=…)`` inside the block replaces all resources; this key survives it.
+#: It matters to this package only: the scheduler carries it along as any key it does not know.
+POOL_KEY = "worker_pool"
+BLOCKED = False
+
+#: Annotations that Dask knows how to combine when it fuses two tasks (see `merge_annotations`).
+COMBINABLE = frozenset({"retries", "priority", "resources", "workers", "allow_other_workers"})
+
+Annotations = dict[str, Any]
+
+
+def pool(name: str | None) -> _PoolContext:
+    """Say which pool of workers the collections created in this block belong to.
+
+    Use it as a context manager or as a decorator. Every task created inside is *pinned*: it runs
+    on workers started with ``--resources "pool-<name>=1"`` and nowhere else, as long as the
+    computation runs inside `propagate_pools`. Around ``.compute()`` it pins every task that has no
+    pool of its own.
+
+    Parameters
+    ----------
+    name : str or None
+        Name of the pool, as in ``dask worker ADDRESS --resources "pool-A=1"`` without the
+        ``pool-``. No white space, commas or equal signs, which that option cannot carry. ``None``
+        blocks: what is created inside never gets a pool, and runs anywhere.
+
+    Returns
+    -------
+    context manager and decorator
+        The innermost block wins. Other annotations from the surrounding blocks, counted
+        resources such as ``{"GPU": 1}`` among them, stay in force.
+
+    Raises
+    ------
+    TypeError
+        `name` is neither a string nor None.
+    ValueError
+        `name` is empty, already starts with ``pool-``, or cannot be written as a resource.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from dask_worker_pools import get_pool, pool
+    >>> with pool("A"):
+    ...     a = da.random.random((10, 10))
+    >>> get_pool(a)
+    'A'
+    """
+    return _PoolContext(None if name is None else check_pool_name(name))
+
+
+class _PoolContext(ContextDecorator):
+    """The block that `pool` opens; re-entrant, so that one object may decorate many functions."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self._open: list[AbstractContextManager[Any]] = []
+
+    def _recreate_cm(self) -> _PoolContext:
+        # ContextDecorator asks for a fresh block at each call of the decorated function, which
+        # may run in several threads at once.
+        return _PoolContext(self.name)
+
+    def __enter__(self) -> None:
+        block = dask.annotate(**_entering(self.name, dask.get_annotations()))
+        block.__enter__()
+        self._open.append(block)
+
+    def __exit__(self, *exc: Any) -> None:
+        self._open.pop().__exit__(*exc)
+
+    def __repr__(self) -> str:
+        return f"pool({self.name!r})"
+
+
+def _entering(name: str | None, surrounding: Mapping[str, Any]) -> Annotations:
+    """Annotations that turn `surrounding` into those of a block of the pool `name`."""
+    inherited = surrounding.get("resources", {})
+    if callable(inherited):
+        return {"resources": _with_pool_by_key(inherited, name), POOL_KEY: name or BLOCKED}
+    resources = _resources_in(name, inherited)
+    # Nested annotations can replace a key but not remove it: write "resources" only if needed.
+    changed: Annotations = {"resources": resources} if resources or inherited else {}
+    return changed | {POOL_KEY: name or BLOCKED}
+
+
+def _resources_in(name: str | None, inherited: Mapping[str, float]) -> dict[str, float]:
+    counted = without_pools(inherited)
+    return counted if name is None else counted | {PREFIX + name: 0}
+
+
+def _with_pool_by_key(
+    inherited: Callable[[Key], Any], name: str | None
+) -> Callable[[Key], dict[str, float]]:
+    # A nested function travels to the scheduler by value; a class of this module would not.
+    def resources(key: Key) -> dict[str, float]:
+        found = inherited(key)
+        return _resources_in(name, found if isinstance(found, Mapping) else {})
+
+    return resources
+
+
+def check_pool_name(name: object) -> str:
+    """Return `name` if it can name a pool; say what is wrong with it otherwise."""
+    if not isinstance(name, str):
+        raise TypeError(
+            f"A pool is named by a string, or None for no pool, but got {name!r} "
+            f"of type {type(name).__name__}."
+        )
+    if not name:
+        raise ValueError("A pool needs a name, but got ''. For 'no pool', say pool(None).")
+    if name.lower().startswith(PREFIX):
+        raise ValueError(
+            f"Pool {name!r} already starts with {PREFIX!r}, which is added for you: "
+            f"say {name[len(PREFIX) :]!r}."
+        )
+    if re.search(r"[\s,=]", name):
+        suggestion = re.sub(r"[\s,=]+", "-", name).strip("-") or "my-pool"
+        raise ValueError(
+            f"Pool {name!r} contains white space, a comma or an equal sign, which "
+            'dask worker --resources "pool-NAME=1" cannot carry. '
+            f"Use for example {suggestion!r}."
+        )
+    return name
+
+
+def pools_in(annotations: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the pools that a task's own annotations pin it to, sorted.
+
+    ``resources`` that name a pool win over `POOL_KEY`: they can only have been said further in.
+    """
+    resources = annotations.get("resources")
+    named = resources if isinstance(resources, Mapping) else {}
+    if pools := sorted(r[len(PREFIX) :] for r in named if _is_pool_resource(r)):
+        return tuple(pools)
+    said = annotations.get(POOL_KEY)
+    return (said,) if isinstance(said, str) else ()
+
+
+def is_blocked(annotations: Mapping[str, Any]) -> bool:
+    """Whether a task with these annotations was created under ``pool(None)``."""
+    return annotations.get(POOL_KEY) is BLOCKED and not pools_in(annotations)
+
+
+def without_pool(annotations: Mapping[str, Any]) -> Annotations:
+    """Everything that `annotations` say but the pool."""
+    rest = {name: value for name, value in annotations.items() if name != POOL_KEY}
+    if isinstance(resources := rest.get("resources"), Mapping):
+        rest["resources"] = without_pools(resources)
+        if not rest["resources"]:
+            del rest["resources"]
+    return rest
+
+
+def without_pools(resources: object) -> dict[str, float]:
+    """The counted resources (``GPU``, ``MEMORY``) of a ``resources`` annotation."""
+    if not isinstance(resources, Mapping):
+        return {}
+    return {r: amount for r, amount in resources.items() if not _is_pool_resource(r)}
+
+
+def _is_pool_resource(resource: object) -> bool:
+    return isinstance(resource, str) and resource.startswith(PREFIX) and resource != PREFIX
+
+
+def normal_resource(resource: str) -> str:
+    """A resource's name without what environment variables lose: case, and ``-`` for ``_``."""
+    return resource.casefold().replace("_", "-")
+
+
+def pool_of_resource(resource: str) -> str | None:
+    """The pool that a worker's resource says, or None for counted resources such as ``GPU``."""
+    if normal_resource(resource).startswith(PREFIX) and len(resource) > len(PREFIX):
+        return resource[len(PREFIX) :]
+    return None
+
+
+def annotations_by_key(
+    annotations: Mapping[str, Any] | None, keys: Iterable[Key]
+) -> Iterator[tuple[Key, Annotations]]:
+    """Yield each key with its own annotations, from a layer's annotations.
+
+    A layer's annotation is a value for all its keys, or a callable asked key by key, which
+    answers None or one of Dask's tombstones where it has nothing to say. Keys of one layer share
+    one dict where they can: do not change it.
+    """
+    if not annotations:
+        return
+    if not any(callable(value) for value in annotations.values()):
+        shared = dict(annotations)
+        yield from ((key, shared) for key in keys)
+        return
+    for key in keys:
+        values = {n: v(key) if callable(v) else v for n, v in annotations.items()}
+        own = {n: v for n, v in values.items() if not _is_absent(v)}
+        if own:
+            yield key, own
+
+
+def _is_absent(value: object) -> bool:
+    # Dask's tombstone class is private; its name is checked so that no import can fail.
+    return value is None or type(value).__name__ == "_AnnotationsTombstone"
+
+
+def combinable(one: Annotations, other: Annotations) -> bool:
+    """Whether one fused task can honour both: the rule of Dask's own blockwise fusion.
+
+    Stricter in one point: two different sets of ``workers`` stay apart, since their intersection
+    may be empty, and Dask reads an empty set as "anywhere".
+    """
+    if one == other:
+        return True
+    if not COMBINABLE.issuperset(one) or not COMBINABLE.issuperset(other):
+        return False
+    return _same_workers(one.get("workers"), other.get("workers"))
+
+
+def _same_workers(one: Any, other: Any) -> bool:
+    return one is None or other is None or _as_set(one) == _as_set(other)
+
+
+def _as_set(workers: Any) -> set[Any]:
+    return {workers} if isinstance(workers, str) else set(workers)
+
+
+def merge_annotations(parts: Iterable[Annotations]) -> Annotations:
+    """Annotations of a task fused from tasks that had `parts`, by Dask's own rules.
+
+    1. ``retries``, ``priority`` and each of ``resources``: the largest.
+    2. ``workers``: those of the parts that name any (`combinable` lets only equal sets meet).
+    3. ``allow_other_workers``: only if every part that says anything allows it.
+    4. anything else: equal in all parts, or the parts would not have been fused.
+    """
+    merged: Annotations = {}
+    for part in parts:
+        for name, value in part.items():
+            merged[name] = _merge_value(name, merged[name], value) if name in merged else value
+    return merged
+
+
+def _merge_value(name: str, one: Any, other: Any) -> Any:
+    if name in ("retries", "priority"):
+        return max(one, other)
+    if name == "resources":
+        return cast(
+            "dict[str, float]", {r: max(one.get(r, 0), other.get(r, 0)) for r in {**one, **other}}
+        )
+    if name == "allow_other_workers":
+        return one and other
+    return other

@@ -1,0 +1,186 @@
+"""Questions and answers about whole collections, outside of any computation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar, cast
+
+from dask.base import is_dask_collection, unpack_collections
+from dask.core import flatten
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
+from dask.typing import Key
+
+from dask_worker_pools.annotations import PREFIX, annotations_by_key, pools_in
+from dask_worker_pools.graph import as_high_level, read, split_by_pool
+from dask_worker_pools.optimize import make_plan, with_pool, without_surrounding_pool
+from dask_worker_pools.plan import Plan
+
+T = TypeVar("T")
+
+
+def get_pool(collection: Any) -> str | None:
+    """Return the pool of a collection's output.
+
+    Parameters
+    ----------
+    collection : dask collection
+        An array, an xarray object, a bag or a delayed object.
+
+    Returns
+    -------
+    str or None
+        The pool that the tasks of the last layer are annotated with; None if they have none, or
+        more than one between them.
+
+    Raises
+    ------
+    TypeError
+        `collection` is no Dask collection, or one without a HighLevelGraph.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from dask_worker_pools import get_pool, pool, propagate_pools_in_collection
+    >>> with pool("A"):
+    ...     a = da.ones(4)
+    >>> get_pool(a), get_pool(a + 1)
+    ('A', None)
+    >>> get_pool(propagate_pools_in_collection(a + 1))
+    'A'
+    """
+    graph = _graph_of(collection)
+    outputs = set(flatten(collection.__dask_keys__()))
+    found: dict[Key, tuple[str, ...]] = {}
+    for layer in graph.layers.values():
+        if layer.annotations:
+            own = outputs & layer.get_output_keys()
+            found |= {k: pools_in(said) for k, said in annotations_by_key(layer.annotations, own)}
+    places = {found.get(key, ()) for key in outputs}
+    (pools,) = places if len(places) == 1 else ((),)
+    return pools[0] if len(pools) == 1 else None
+
+
+def propagate_pools_in_collection(collection: T) -> T:
+    """Return the same collection with a pool written on every task that should have one.
+
+    Nothing is computed or fused. Compute the result inside `propagate_pools`: Dask itself forgets
+    pools when it fuses tasks.
+
+    Parameters
+    ----------
+    collection : dask collection
+        An array, an xarray object, a bag or a delayed object.
+
+    Returns
+    -------
+    dask collection
+        Of the same type, with the same keys.
+
+    Raises
+    ------
+    TypeError
+        `collection` is no Dask collection, or one without a HighLevelGraph.
+    ConflictingPools
+        A task is pinned to more than one pool.
+
+    Examples
+    --------
+    >>> import dask.bag as db
+    >>> from dask_worker_pools import get_pool, pool, propagate_pools_in_collection
+    >>> with pool("A"):
+    ...     words = db.from_sequence(["to", "be"], npartitions=2)
+    >>> get_pool(propagate_pools_in_collection(words.map(len)))
+    'A'
+    """
+    graph = _graph_of(collection)
+    tasks = read(graph, collection.__dask_keys__())  # type: ignore[attr-defined]
+    plan = make_plan(graph, tasks)
+    annotations = {key: tasks.annotations.get(key, {}) for key in tasks.dependencies}
+    for key, where in plan.pools.items():
+        if where is not None:
+            annotations[key] = with_pool(annotations[key], PREFIX + where)
+        elif key in tasks.blocked:
+            annotations[key] = without_surrounding_pool(annotations[key], blocked=True)
+    return _rebuild(collection, split_by_pool(tasks, annotations, plan.pools))
+
+
+def _rebuild(collection: T, graph: HighLevelGraph) -> T:
+    if isinstance(collection, Delayed):
+        # Its own way to be rebuilt loses the layer's name where that is not its key.
+        (layer,) = collection.__dask_layers__()
+        length = getattr(collection, "_length", None)
+        return cast("T", Delayed(collection.key, graph, length, layer=layer))
+    rebuild, arguments = collection.__dask_postpersist__()  # type: ignore[attr-defined]
+    return cast("T", rebuild(graph, *arguments))
+
+
+def plan_pools(*collections: Any) -> Plan:
+    """Plan pools as `propagate_pools` does, and return the plan instead of running it.
+
+    Parameters
+    ----------
+    *collections : dask collections, HighLevelGraphs, or containers of collections
+        What would be computed at once.
+
+    Returns
+    -------
+    Plan
+        A pool, or none, for every task.
+
+    Raises
+    ------
+    TypeError
+        There is no collection among them, or one without a HighLevelGraph.
+    ConflictingPools
+        A task is pinned to more than one pool.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from dask_worker_pools import plan_pools, pool
+    >>> with pool("A"):
+    ...     a = da.ones(4, chunks=2)
+    >>> set(plan_pools(a + 1).pools.values())
+    {'A'}
+    """
+    graphs = [one for one in collections if isinstance(one, HighLevelGraph)]
+    outputs = [key for graph in graphs for key in _last_keys(graph)]
+    others = [one for one in collections if not isinstance(one, HighLevelGraph)]
+    found, _ = unpack_collections(*others)
+    for one in others:
+        if not is_dask_collection(one) and not unpack_collections(one)[0]:
+            raise TypeError(_not_a_collection(one))
+    if not collections:
+        raise TypeError("No collections were given: say which ones to plan pools for.")
+    for collection in found:
+        graphs.append(_graph_of(collection))
+        outputs += flatten(collection.__dask_keys__())
+    graph = HighLevelGraph.merge(*graphs)
+    return make_plan(graph, read(graph, outputs))
+
+
+def _last_keys(graph: HighLevelGraph) -> Iterable[Key]:
+    """Output keys of the layers that nothing depends on."""
+    needed = set().union(*graph.dependencies.values())
+    for name, layer in graph.layers.items():
+        if name not in needed:
+            yield from layer.get_output_keys()
+
+
+def _graph_of(collection: Any) -> HighLevelGraph:
+    if not is_dask_collection(collection):
+        raise TypeError(_not_a_collection(collection))
+    if hasattr(collection, "expr"):
+        raise TypeError(
+            f"Collections made of expressions, such as {type(collection).__name__}, have no pools "
+            "yet: only arrays, xarray objects, bags and delayed objects do."
+        )
+    return as_high_level(collection.__dask_graph__())
+
+
+def _not_a_collection(thing: object) -> str:
+    return (
+        f"Expected a Dask collection (an array, an xarray object, a bag or a delayed object), "
+        f"but got {thing!r} of type {type(thing).__name__}."
+    )

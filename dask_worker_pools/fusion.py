@@ -1,0 +1,349 @@
+"""Dask's own optimisations, confined to one pool, with annotations kept.
+
+Dask fuses as if there were no pools, and forgets annotations when it fuses tasks. So each kind of
+collection is optimised in three steps:
+
+1. *Layers.* Dask fuses blockwise layers on the graph without pools. A fused block whose tasks all
+   run in one pool, none of them needed elsewhere, stays as Dask made it. Other blocks are fused
+   again, task by task, without the edges that cross.
+2. *Tasks.* Dask's low-level optimisation runs once per pool, on that pool's tasks alone, told that
+   outputs which other pools need are wanted too: it never fuses past a wanted key.
+3. *Annotations.* A task fused from several takes what they had, combined by Dask's rules. Tasks
+   whose annotations cannot be combined are kept apart in step 2.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dask._task_spec import Alias, GraphNode, Task, _execute_subgraph, convert_legacy_graph
+from dask.array.optimization import optimize as optimize_array
+from dask.bag.core import optimize as optimize_bag
+from dask.blockwise import Blockwise, fuse_roots, optimize_blockwise
+from dask.delayed import optimize as optimize_delayed
+from dask.highlevelgraph import HighLevelGraph, Layer
+from dask.typing import Key
+from dask.utils import ensure_dict
+
+from dask_worker_pools.annotations import (
+    Annotations,
+    combinable,
+    merge_annotations,
+    without_pool,
+)
+from dask_worker_pools.graph import TaskGraph, restrict, reverse_lookup, without_annotations
+from dask_worker_pools.kinds import Kind
+from dask_worker_pools.plan import LostKeys
+
+Optimization = Callable[..., Mapping[Key, Any]]
+Pools = Mapping[Key, str | None]
+
+LOW_LEVEL: dict[Kind, Optimization] = {
+    "array": optimize_array,
+    "bag": optimize_bag,
+    "delayed": optimize_delayed,
+}
+
+
+@dataclass
+class Tasks:
+    """Tasks as they will be submitted."""
+
+    graph: dict[Key, Any] = field(default_factory=dict)
+    pools: dict[Key, str | None] = field(default_factory=dict)
+    annotations: dict[Key, Annotations] = field(default_factory=dict)
+
+    def add(self, tasks: Mapping[Key, Any], pool: str | None) -> None:
+        """Add tasks that run in `pool`."""
+        self.graph.update(tasks)
+        self.pools.update(dict.fromkeys(tasks, pool))
+
+    def update(self, other: Tasks) -> None:
+        """Take over all tasks of `other`."""
+        self.graph.update(other.graph)
+        self.pools.update(other.pools)
+        self.annotations.update(other.annotations)
+
+
+def fuse(
+    graph: HighLevelGraph,
+    tasks: TaskGraph,
+    pools: Pools,
+    outputs: Collection[Key],
+    kind: Kind,
+    user: Optimization | None = None,
+) -> Tasks:
+    """Optimise the tasks of one kind of collection, as far as pools allow.
+
+    Parameters
+    ----------
+    graph : HighLevelGraph
+        The graph as Dask built it.
+    tasks : TaskGraph
+        The part of it that `outputs` need.
+    pools : mapping
+        Where each task runs.
+    outputs : collection of keys
+        Keys that must be in the result.
+    kind : {"array", "bag", "delayed"}
+        Whose optimisation to run.
+    user : callable, optional
+        The user's own optimisation ``user(graph, keys)``, which then takes the place of Dask's.
+    """
+    if user is not None:
+        return _fuse_by(user, graph, tasks, pools, outputs)
+    fused = _fuse_layers(graph, tasks, pools, outputs) if kind == "array" else _as_is(tasks, pools)
+    fused.graph = convert_legacy_graph(fused.graph, tasks.dependencies.keys())
+    wanted = {*outputs, *_exported(fused), *_apart(fused)}
+    done = Tasks()
+    for pool, part in _by_pool(fused).items():
+        if keys := [key for key in part if key in wanted]:
+            result = ensure_dict(LOW_LEVEL[kind](part, keys))
+            done.add(result, pool)
+            done.annotations.update(_fused_annotations(result, fused.annotations))
+    return done
+
+
+def _as_is(tasks: TaskGraph, pools: Pools) -> Tasks:
+    done = Tasks(annotations=dict(tasks.annotations))
+    for name, keys in tasks.keys.items():
+        for pool, part in reverse_lookup({key: pools[key] for key in keys}).items():
+            done.add(restrict(tasks.layers[name], part), pool)
+    return done
+
+
+# --- 1. layers
+
+
+def _fuse_layers(
+    graph: HighLevelGraph, tasks: TaskGraph, pools: Pools, outputs: Collection[Key]
+) -> Tasks:
+    """Fuse as Dask fuses layers, then again without the edges that cross pools."""
+    fused = _dasks_choice(graph, outputs)
+    pools_of_layer = {name: {pools[key] for key in keys} for name, keys in tasks.keys.items()}
+    done = Tasks(annotations=dict(tasks.annotations))
+    for name in fused.layers.keys() & tasks.keys.keys():
+        members = _members(name, graph, fused)
+        places = set().union(*(pools_of_layer.get(m, set()) for m in members))
+        if len(members) == 1:
+            _split_layer(tasks.layers[name], tasks.keys[name], pools, done)
+        elif len(places) == 1:
+            _keep_layer(fused.layers[name], tasks.keys[name], places.pop(), done)
+        else:
+            _refuse_blocks(name, members, fused.layers[name], tasks, pools, done)
+        _merge_block_annotations(name, members, tasks, done)
+    return done
+
+
+def _dasks_choice(graph: HighLevelGraph, outputs: Collection[Key]) -> HighLevelGraph:
+    """The graph after Dask's fusion of layers, as if there were no pools.
+
+    Dask does not see annotations here: it knows only some of them, and fails on callables. The
+    layers whose annotations must not meet are named as outputs instead, which it never fuses.
+    """
+    bare = without_annotations(graph)
+    apart = [
+        dep
+        for name, deps in graph.dependencies.items()
+        for dep in deps
+        if not _layers_combinable(graph.layers[dep], graph.layers[name])
+    ]
+    fused = optimize_blockwise(bare, keys=[*outputs, *apart])
+    fused = fuse_roots(fused, keys=list(outputs))
+    assert isinstance(fused, HighLevelGraph)
+    return fused
+
+
+def _layers_combinable(one: Layer, other: Layer) -> bool:
+    first, second = one.annotations or {}, other.annotations or {}
+    if first == second:
+        return True
+    if any(callable(value) for value in (*first.values(), *second.values())):
+        return False
+    return combinable(without_pool(dict(first)), without_pool(dict(second)))
+
+
+def _members(name: str, graph: HighLevelGraph, fused: HighLevelGraph) -> list[str]:
+    """The layers that Dask fused into the layer `name`, itself first."""
+    members = [name]
+    for member in members:
+        members += [d for d in graph.dependencies[member] if d not in fused.layers]
+    return members
+
+
+def _split_layer(layer: Layer, keys: Collection[Key], pools: Pools, done: Tasks) -> None:
+    for pool, part in reverse_lookup({key: pools[key] for key in keys}).items():
+        done.add(restrict(layer, part), pool)
+
+
+def _keep_layer(layer: Layer, keys: Collection[Key], pool: str | None, done: Tasks) -> None:
+    # Layers that `fuse_roots` made are plain tasks under new names; unneeded ones go in step 2.
+    kept = restrict(layer, keys) if isinstance(layer, Blockwise) else layer
+    done.add(kept, pool)
+
+
+def _refuse_blocks(
+    name: str,
+    members: Collection[str],
+    fused: Layer,
+    tasks: TaskGraph,
+    pools: Pools,
+    done: Tasks,
+) -> None:
+    """Fuse the blocks of a layer whose fused parts lie in several pools.
+
+    A *head* is a task that must stay: a block of the layer itself, or one that a task in another
+    pool needs. Every other task is fused into each head above it, as Dask would.
+    """
+    inner = {key for member in members for key in tasks.keys.get(member, ())}
+    symbolic = isinstance(fused, Blockwise)
+    heads = set(tasks.keys[name])
+    consumed: set[Key] = set()
+    for key in inner:
+        for needed in tasks.dependencies[key]:
+            if needed in inner:
+                # `fuse_roots` never repeats a task; fused blockwise layers repeat small ones.
+                if pools[needed] != pools[key] or (needed in consumed and not symbolic):
+                    heads.add(needed)
+                consumed.add(needed)
+    trees = {head: _tree(head, heads, inner, tasks) for head in heads}
+    untouched = {
+        key
+        for key in tasks.keys[name]
+        if symbolic and not any(k in heads for t in trees[key] for k in tasks.dependencies[t])
+    }
+    _split_layer(fused, untouched, pools, done)
+    cut = {head: tree for head, tree in trees.items() if head not in untouched}
+    single = _materialize(set().union(*cut.values()), tasks)
+    for head, tree in cut.items():
+        done.add({head: Task.fuse(*(single[key] for key in tree), key=head)}, pools[head])
+
+
+def _tree(head: Key, heads: Collection[Key], inner: Collection[Key], tasks: TaskGraph) -> list[Key]:
+    """The tasks to fuse into `head`, itself first."""
+    tree = {head: None}
+    stack = [head]
+    while stack:
+        for key in tasks.dependencies[stack.pop()]:
+            if key in inner and key not in heads and key not in tree:
+                tree[key] = None
+                stack.append(key)
+    return list(tree)
+
+
+def _materialize(keys: Iterable[Key], tasks: TaskGraph) -> dict[Key, GraphNode]:
+    by_layer = reverse_lookup({key: tasks.layer_of[key] for key in keys})
+    single: dict[Key, Any] = {}
+    for name, part in by_layer.items():
+        single.update(restrict(tasks.layers[name], part))
+    converted: dict[Key, GraphNode] = convert_legacy_graph(single, tasks.dependencies.keys())
+    return converted
+
+
+def _merge_block_annotations(
+    name: str, members: Collection[str], tasks: TaskGraph, done: Tasks
+) -> None:
+    """Give the blocks of a fused layer what the tasks fused into them had."""
+    if len(members) == 1 or not any(tasks.layers[member].annotations for member in members):
+        return
+    inner = {key for member in members for key in tasks.keys.get(member, ())}
+    heads = {key for key in inner if key in done.graph}
+    for head in heads:
+        _annotate(head, _tree(head, heads, inner, tasks), tasks, done)
+
+
+def _annotate(head: Key, tree: Iterable[Key], tasks: TaskGraph, done: Tasks) -> None:
+    parts = [tasks.annotations[key] for key in tree if key in tasks.annotations]
+    if parts:
+        done.annotations[head] = merge_annotations(parts)
+
+
+# --- 2. tasks
+
+
+def _by_pool(tasks: Tasks) -> dict[str | None, dict[Key, Any]]:
+    parts: defaultdict[str | None, dict[Key, Any]] = defaultdict(dict)
+    for key, task in tasks.graph.items():
+        parts[tasks.pools[key]][key] = task
+    return dict(parts)
+
+
+def _exported(tasks: Tasks) -> Iterator[Key]:
+    """Keys that a task in another pool needs."""
+    pools = tasks.pools
+    for key, task in tasks.graph.items():
+        own = pools[key]
+        for needed in task.dependencies:
+            if pools.get(needed, own) != own:
+                yield needed
+
+
+def _apart(tasks: Tasks) -> Iterator[Key]:
+    """Keys whose annotations cannot be combined with those of a task that needs them."""
+    if not tasks.annotations:
+        return
+    for key, task in tasks.graph.items():
+        own = tasks.annotations.get(key, {})
+        for needed in task.dependencies:
+            if not combinable(tasks.annotations.get(needed, {}), own):
+                yield needed
+
+
+# --- 3. annotations
+
+
+def _fused_annotations(
+    result: Mapping[Key, GraphNode], annotations: Mapping[Key, Annotations]
+) -> Iterator[tuple[Key, Annotations]]:
+    """Annotations of fused tasks, from those of the tasks inside them."""
+    if not annotations:
+        return
+    for key, task in result.items():
+        # An alias keeps the name that a fused task had before Dask renamed it.
+        source = result.get(task.target, task) if isinstance(task, Alias) else task
+        parts = [annotations[k] for k in (key, *_inside(source)) if k in annotations]
+        if parts:
+            yield key, merge_annotations(parts)
+
+
+def _inside(task: GraphNode) -> Collection[Key]:
+    """Keys of the tasks that Dask fused into this one."""
+    if isinstance(task, Task) and task.func is _execute_subgraph:
+        inner: Mapping[Key, GraphNode] = task.args[0]
+        return inner.keys()
+    return ()
+
+
+# --- the user's own optimisation
+
+
+def _fuse_by(
+    user: Optimization,
+    graph: HighLevelGraph,
+    tasks: TaskGraph,
+    pools: Pools,
+    outputs: Collection[Key],
+) -> Tasks:
+    """Run the user's optimisation on each pool's part of the graph."""
+    exported = set(outputs)
+    for key, inputs in tasks.dependencies.items():
+        exported.update(k for k in inputs if k in pools and pools[k] != pools[key])
+    done = Tasks()
+    for pool, keys in reverse_lookup({key: pools[key] for key in tasks.dependencies}).items():
+        wanted = [key for key in keys if key in exported]
+        result = dict(ensure_dict(user(_pool_graph(graph, tasks, keys), wanted)))
+        if lost := [key for key in wanted if key not in result]:
+            raise LostKeys(getattr(user, "__qualname__", repr(user)), lost)
+        done.add(convert_legacy_graph(result, {*tasks.dependencies, *result}), pool)
+    done.annotations.update(_fused_annotations(done.graph, tasks.annotations))
+    return done
+
+
+def _pool_graph(graph: HighLevelGraph, tasks: TaskGraph, keys: Collection[Key]) -> HighLevelGraph:
+    by_layer = reverse_lookup({key: tasks.layer_of[key] for key in keys})
+    layers = {name: restrict(tasks.layers[name], part) for name, part in by_layer.items()}
+    deps = {name: set(graph.dependencies[name]) & layers.keys() for name in layers}
+    return HighLevelGraph(layers, deps)

@@ -1,0 +1,386 @@
+"""From a HighLevelGraph to a placement problem, and from a plan back to a HighLevelGraph.
+
+Blockwise layers stay symbolic here: their edges come from the index structure. Only what the
+wanted keys need is read, so dead tasks decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping, Set
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from dask._task_spec import GraphNode, TaskRef
+from dask.blockwise import Blockwise
+from dask.core import flatten, keys_in_tasks
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+from dask.typing import Key
+
+from dask_worker_pools.annotations import (
+    Annotations,
+    annotations_by_key,
+    is_blocked,
+    pools_in,
+    without_pool,
+)
+from dask_worker_pools.plan import ConflictingPools
+
+Dependencies = dict[Key, Set[Key]]
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V", bound=Hashable)
+
+
+@dataclass
+class TaskGraph:
+    """The tasks that a computation needs, as placement sees them."""
+
+    layers: dict[str, Layer]  #: the layers as Dask built them
+    keys: dict[str, list[Key]]  #: the needed keys of each layer
+    dependencies: Dependencies  #: the keys that each needed task depends on
+    layer_of: dict[Key, str] = field(default_factory=dict)
+    pins: dict[Key, str] = field(default_factory=dict)
+    blocked: set[Key] = field(default_factory=set)
+    #: what was annotated besides the pool, for the tasks that have anything
+    annotations: dict[Key, Annotations] = field(default_factory=dict)
+
+    def data(self) -> set[Key]:
+        """Keys that tasks depend on and the graph does not hold: data already in memory."""
+        return {
+            k for inputs in self.dependencies.values() for k in inputs
+        } - self.dependencies.keys()
+
+    def locate(self, pools: Mapping[Key, str]) -> None:
+        """Say where data already in memory lies."""
+        self.pins.update(pools)
+
+    def rename_pools(self, names: Mapping[str, str]) -> None:
+        """Call pools as the cluster calls them."""
+        self.pins = {key: names.get(pool, pool) for key, pool in self.pins.items()}
+
+
+def as_high_level(graph: Mapping[Any, Any]) -> HighLevelGraph:
+    """Return `graph` itself, or a plain mapping of tasks as a graph of one layer."""
+    if isinstance(graph, HighLevelGraph):
+        return graph
+    layer = graph if isinstance(graph, Layer) else MaterializedLayer(dict(graph))
+    return HighLevelGraph({"graph": layer}, {"graph": set()})
+
+
+def read(
+    graph: HighLevelGraph, keys: Iterable[Any], surrounding: Annotations | None = None
+) -> TaskGraph:
+    """Read the tasks that `keys` need, with their pins and other annotations.
+
+    Parameters
+    ----------
+    graph : HighLevelGraph
+        The graph, with annotations as the user said them.
+    keys : nested iterable of keys
+        The wanted outputs.
+    surrounding : dict, optional
+        Annotations in force around the computation itself. As for Dask's scheduler, they hold
+        for the tasks that say nothing else under the same name.
+
+    Raises
+    ------
+    ConflictingPools
+        A task is pinned to more than one pool.
+    """
+    tasks = TaskGraph(dict(graph.layers), {}, {})
+    _read_edges(graph, set(flatten(keys)), tasks)
+    for name, layer_keys in tasks.keys.items():
+        _read_annotations(name, graph.layers[name].annotations, layer_keys, tasks)
+    if surrounding:
+        _apply_surrounding(surrounding, tasks)
+    return tasks
+
+
+def needed_by(outputs: Collection[Key], tasks: TaskGraph) -> TaskGraph:
+    """The part of `tasks` that `outputs` need."""
+    reached = dict.fromkeys(key for key in outputs if key in tasks.dependencies)
+    stack = list(reached)
+    while stack:
+        for key in tasks.dependencies[stack.pop()]:
+            if key in tasks.dependencies and key not in reached:
+                reached[key] = None
+                stack.append(key)
+    if len(reached) == len(tasks.dependencies):
+        return tasks
+    return TaskGraph(
+        tasks.layers,
+        reverse_lookup({key: tasks.layer_of[key] for key in reached}),
+        {key: tasks.dependencies[key] for key in reached},
+        {key: tasks.layer_of[key] for key in reached},
+        {key: pool for key, pool in tasks.pins.items() if key in reached},
+        {key for key in tasks.blocked if key in reached},
+        {key: own for key, own in tasks.annotations.items() if key in reached},
+    )
+
+
+def _read_edges(graph: HighLevelGraph, wanted: set[Key], tasks: TaskGraph) -> None:
+    # Needed keys wait under their collection's name, so that each layer looks at its own only.
+    needed: defaultdict[Hashable, set[Key]] = defaultdict(set)
+    for key in wanted:
+        needed[_name(key)].add(key)
+    known = _keys_for_legacy_tasks(graph)
+    for name in reversed(toposort(graph.dependencies)):
+        found = _layer_edges(graph.layers[name], needed, known)
+        if not found:
+            continue
+        tasks.keys[name] = list(found)
+        for key, inputs in found.items():
+            needed[_name(key)].discard(key)
+            tasks.layer_of[key] = name
+            tasks.dependencies[key] = inputs
+        for inputs in found.values():
+            for key in inputs:
+                if key not in found:
+                    needed[_name(key)].add(key)
+
+
+def _name(key: Key) -> Hashable:
+    return key[0] if type(key) is tuple and key else key
+
+
+def _keys_for_legacy_tasks(graph: HighLevelGraph) -> Collection[Key]:
+    # Only tasks written as plain tuples need to be told which of their arguments are keys.
+    if any(layer.has_legacy_tasks for layer in graph.layers.values()):
+        return graph.get_all_external_keys()
+    return ()
+
+
+def _layer_edges(
+    layer: Layer, needed: Mapping[Hashable, set[Key]], known: Collection[Key]
+) -> Mapping[Key, Set[Key]]:
+    """Tasks of `layer` that are needed, directly or inside the layer, with their inputs."""
+    if isinstance(layer, Blockwise) and not layer.is_materialized():
+        wanted = needed.get(layer.output)
+        if not wanted:
+            return {}
+        available = layer.get_output_keys() if layer.output_blocks else None
+        wanted = wanted & available if available is not None else wanted
+        edges: Mapping[Key, Set[Key]] = layer.cull(wanted, known)[1] if wanted else {}
+        return edges
+    return _materialized_edges(layer, needed, known)
+
+
+def _materialized_edges(
+    layer: Mapping[Key, Any], needed: Mapping[Hashable, set[Key]], known: Collection[Key]
+) -> dict[Key, Set[Key]]:
+    names = {_name(key) for key in layer}
+    stack = [key for name in names for key in needed.get(name, ()) if key in layer]
+    found: dict[Key, Set[Key]] = {}
+    while stack:
+        key = stack.pop()
+        if key in found:
+            continue
+        task = layer[key]
+        if isinstance(task, GraphNode):
+            found[key] = task.dependencies
+        elif isinstance(task, TaskRef):
+            # A future: data in memory. Under its own key there is nothing left to run.
+            if task.key == key:
+                continue
+            found[key] = {task.key}
+        else:
+            found[key] = keys_in_tasks(known, [task])
+        stack.extend(k for k in found[key] if k in layer)
+    return found
+
+
+def _read_annotations(
+    layer: str, annotations: Mapping[str, Any] | None, keys: Collection[Key], tasks: TaskGraph
+) -> None:
+    # Keys of a layer mostly share one dict: look into each dict once.
+    seen: dict[int, tuple[Annotations, tuple[str, ...], bool, Annotations]] = {}
+    for key, own in annotations_by_key(annotations, keys):
+        if id(own) not in seen:
+            seen[id(own)] = own, pools_in(own), is_blocked(own), without_pool(own)
+        _, pools, blocked, rest = seen[id(own)]
+        if pools:
+            _pin(key, layer, pools, tasks)
+        elif blocked:
+            tasks.blocked.add(key)
+        if rest:
+            tasks.annotations[key] = rest
+    tasks.blocked.difference_update(tasks.pins)
+
+
+def _pin(key: Key, layer: str, pools: tuple[str, ...], tasks: TaskGraph) -> None:
+    # A task may stand in several layers: they must not disagree.
+    said = {*pools, tasks.pins.get(key, pools[0])}
+    if len(said) > 1:
+        raise ConflictingPools(key, layer, sorted(said))
+    tasks.pins[key] = pools[0]
+
+
+def _apply_surrounding(surrounding: Annotations, tasks: TaskGraph) -> None:
+    free = [key for key in tasks.dependencies if key not in tasks.pins and key not in tasks.blocked]
+    for key, own in annotations_by_key(surrounding, tasks.dependencies):
+        if counted := without_pool(own).get("resources"):
+            # The scheduler would drop these for tasks that get resources of their own: a pool.
+            rest = tasks.annotations.get(key, {})
+            tasks.annotations[key] = {"resources": counted, **rest}
+    for key, own in annotations_by_key(surrounding, free):
+        if pools := pools_in(own):
+            _pin(key, tasks.layer_of[key], pools, tasks)
+        elif is_blocked(own):
+            tasks.blocked.add(key)
+
+
+def without_annotations(graph: HighLevelGraph) -> HighLevelGraph:
+    """The same graph with no annotations, so that Dask fuses as if there were none."""
+    return HighLevelGraph(
+        {name: _bare(layer) for name, layer in graph.layers.items()}, graph.dependencies
+    )
+
+
+def _bare(layer: Layer) -> Layer:
+    if not layer.annotations:
+        return layer
+    bare = copy(layer)
+    bare.annotations = None
+    return bare
+
+
+class Part(NamedTuple):
+    """The tasks of one layer that run in one pool."""
+
+    layer: str
+    pool: str | None
+    rank: int  #: tells parts apart that would depend on each other in a circle
+
+    def name(self) -> str:
+        """Name of a layer that holds this part alone."""
+        where = "anywhere" if self.pool is None else self.pool
+        return f"{self.layer}-{where}" + (f"-{self.rank}" if self.rank else "")
+
+
+def split_by_pool(
+    tasks: TaskGraph, annotations: Mapping[Key, Annotations], pools: Mapping[Key, str | None]
+) -> HighLevelGraph:
+    """Write pools into a graph: each layer once per pool that it has tasks in.
+
+    Parameters
+    ----------
+    tasks : TaskGraph
+        What `read` found.
+    annotations : mapping
+        All annotations of each task, its pool's resource among them.
+    pools : mapping
+        The pool of each task.
+
+    Returns
+    -------
+    HighLevelGraph
+        The last part of each layer keeps the layer's name and depends on the others, so that
+        collections and layers built on top find all of it under the name that they know.
+    """
+    part_of = _acyclic_parts(tasks, pools)
+    keys_of = reverse_lookup(part_of)
+    parts = toposort(_part_edges(part_of, tasks.dependencies))
+    last = {part.layer: part for part in parts}
+    names = {part: part.layer if last[part.layer] == part else part.name() for part in parts}
+    layers = {names[p]: _part_layer(tasks.layers[p.layer], keys_of[p], annotations) for p in parts}
+    edges: dict[str, set[str]] = {name: set() for name in layers}
+    for part, inputs in _part_edges(part_of, tasks.dependencies).items():
+        edges[names[part]] |= {names[p] for p in inputs}
+        edges[part.layer] |= {names[part]} - {part.layer}
+    return HighLevelGraph(layers, edges)
+
+
+def _acyclic_parts(tasks: TaskGraph, pools: Mapping[Key, str | None]) -> dict[Key, Part]:
+    """The part of each task, such that no two parts depend on each other.
+
+    A layer whose tasks depend on each other may go from A to B and back to A. Such parts are cut
+    by rank: how often the longest path to the task changed part before it.
+    """
+    part_of = {key: Part(layer, pools[key], 0) for key, layer in tasks.layer_of.items()}
+    edges = _part_edges(part_of, tasks.dependencies)
+    circular = edges.keys() - set(_sortable(edges))
+    if not circular:
+        return part_of
+    rank: dict[Key, int] = {}
+    for key in toposort(tasks.dependencies):
+        inputs = [k for k in tasks.dependencies[key] if part_of.get(k) in circular]
+        own = part_of[key]
+        rank[key] = max((rank[k] + (part_of[k] != own) for k in inputs), default=0)
+    return {
+        key: part._replace(rank=rank[key]) if part in circular else part
+        for key, part in part_of.items()
+    }
+
+
+def _part_edges(
+    part_of: Mapping[Key, Part], dependencies: Mapping[Key, Collection[Key]]
+) -> dict[Part, set[Part]]:
+    edges: dict[Part, set[Part]] = {part: set() for part in part_of.values()}
+    for key, inputs in dependencies.items():
+        edges[part_of[key]].update(part_of[k] for k in inputs if k in part_of)
+    for part, inputs_of_part in edges.items():
+        inputs_of_part.discard(part)
+    return edges
+
+
+def _part_layer(
+    layer: Layer, keys: Collection[Key], annotations: Mapping[Key, Annotations]
+) -> Layer:
+    part = copy(restrict(layer, keys))
+    part.annotations = layer_annotations({k: annotations[k] for k in keys if k in annotations})
+    part.collection_annotations = layer.collection_annotations
+    return part
+
+
+def restrict(layer: Layer, keys: Collection[Key]) -> Layer:
+    """The layer with `keys` only; symbolic if the layer is."""
+    if isinstance(layer, Blockwise) and not layer.is_materialized():
+        return layer.cull(set(keys), ())[0]
+    return MaterializedLayer({key: layer[key] for key in keys})
+
+
+def layer_annotations(annotations: Mapping[Key, Annotations]) -> dict[str, Any] | None:
+    """Annotations of a layer, from those of its tasks: looked up by key where tasks differ."""
+    by_name: defaultdict[str, dict[Key, Any]] = defaultdict(dict)
+    for key, own in annotations.items():
+        for name, value in own.items():
+            by_name[name][key] = value
+    # A dict's own method: whoever unpickles it need not have this package.
+    return {name: values.get for name, values in by_name.items()} or None
+
+
+def reverse_lookup(value_of: Mapping[K, V]) -> dict[V, list[K]]:
+    """The keys that have each value."""
+    keys_of: defaultdict[V, list[K]] = defaultdict(list)
+    for key, value in value_of.items():
+        keys_of[value].append(key)
+    return dict(keys_of)
+
+
+def toposort(dependencies: Mapping[K, Collection[K]]) -> list[K]:
+    """Keys, each after those that it depends on; those in a circle last, as they came."""
+    order = _sortable(dependencies)
+    if len(order) < len(dependencies):
+        placed = set(order)
+        order += [key for key in dependencies if key not in placed]
+    return order
+
+
+def _sortable(dependencies: Mapping[K, Collection[K]]) -> list[K]:
+    """Keys, each after those that it depends on, without those in or behind a circle."""
+    waiting: dict[K, int] = {}
+    consumers: defaultdict[K, list[K]] = defaultdict(list)
+    for key, inputs in dependencies.items():
+        known = [k for k in inputs if k in dependencies and k != key]
+        waiting[key] = len(known)
+        for k in known:
+            consumers[k].append(key)
+    order = [key for key, count in waiting.items() if not count]
+    for key in order:
+        for consumer in consumers[key]:
+            waiting[consumer] -= 1
+            if not waiting[consumer]:
+                order.append(consumer)
+    return order

@@ -1,0 +1,159 @@
+"""The pass that Dask calls on every graph inside `propagate_pools`.
+
+It runs where the graph is optimised: in the scheduler's process, or in the user's for the local
+schedulers. It reads pins, plans pools, fuses tasks inside them, and writes the pools down as
+annotations of the tasks that will be submitted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+from dask.typing import Key
+
+from dask_worker_pools.annotations import BLOCKED, POOL_KEY, PREFIX, Annotations
+from dask_worker_pools.cluster import (
+    check_peer_to_peer,
+    find_scheduler,
+    missing_pools,
+    offered_resources,
+    pools_of_data,
+    resource_names,
+    warn_clients,
+)
+from dask_worker_pools.fusion import Optimization, Tasks, fuse
+from dask_worker_pools.graph import (
+    TaskGraph,
+    as_high_level,
+    layer_annotations,
+    needed_by,
+    read,
+)
+from dask_worker_pools.kinds import Kind, outputs_by_kind
+from dask_worker_pools.placement import place
+from dask_worker_pools.plan import Plan
+from dask_worker_pools.sizes import output_sizes
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+Missing = Literal["error", "warn", "wait"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `propagate_pools` was told."""
+
+    missing: Missing = "error"  #: what to do about a pool that no worker offers
+
+    def __post_init__(self) -> None:
+        if self.missing not in get_args(Missing):
+            raise ValueError(
+                f"missing={self.missing!r} is not one of {', '.join(map(repr, get_args(Missing)))}."
+            )
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The pass, with all that it needs to know where it runs."""
+
+    options: Options = Options()
+    #: the user's own optimisations, which take the place of Dask's
+    optimizations: Mapping[Kind, Optimization] = field(default_factory=dict)
+    #: annotations in force around the computation
+    surrounding: Annotations = field(default_factory=dict)
+    #: who sends the graph to a cluster; None = it stays in this process
+    clients: frozenset[str] | None = None
+
+    def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> Layer:
+        """Return the tasks to run as one layer, with annotations for each.
+
+        Raises
+        ------
+        ConflictingPools, NoSuchPool, AmbiguousPool, PeerToPeerInPool
+            The pools cannot be honoured. Nothing has been submitted.
+        """
+        graph = as_high_level(graph)
+        outputs = list(dict.fromkeys(flatten(keys)))
+        tasks = read(graph, outputs, self.surrounding)
+        scheduler = None if self.clients is None else find_scheduler(self.clients)
+        resources = _meet_cluster(tasks, scheduler)
+        plan = make_plan(graph, tasks)
+        if scheduler is not None:
+            _check_missing(plan, resources, scheduler, self.options.missing)
+        result = Tasks()
+        for kind, part in outputs_by_kind(outputs, tasks).items():
+            needed = needed_by(part, tasks)
+            user = self.optimizations.get(kind)
+            result.update(fuse(graph, needed, plan.pools, part, kind, user))
+        check_peer_to_peer(result.graph, result.pools)
+        return _write(result, resources, tasks, "resources" in self.surrounding)
+
+
+def _meet_cluster(tasks: TaskGraph, scheduler: Scheduler | None) -> dict[str, str]:
+    """Call pools as the workers do, find data in memory; return the resource of each pool."""
+    offered = Counter[str]() if scheduler is None else offered_resources(scheduler)
+    names = resource_names(set(tasks.pins.values()), offered)
+    tasks.rename_pools({pool: name[len(PREFIX) :] for pool, name in names.items()})
+    resources = {name[len(PREFIX) :]: name for name in names.values()}
+    if scheduler is not None:
+        data = pools_of_data(scheduler, tasks.data())
+        tasks.locate({key: name[len(PREFIX) :] for key, name in data.items()})
+        resources |= {name[len(PREFIX) :]: name for name in data.values()}
+    return resources
+
+
+def _check_missing(
+    plan: Plan, resources: Mapping[str, str], scheduler: Scheduler, missing: Missing
+) -> None:
+    if missing == "wait":
+        return
+    for error in missing_pools(plan, resources, offered_resources(scheduler)):
+        if missing == "error":
+            raise error
+        warn_clients(scheduler, str(error))
+
+
+def make_plan(graph: HighLevelGraph, tasks: TaskGraph) -> Plan:
+    """Choose a pool for every task of a graph."""
+    sizes = output_sizes(graph, tasks.keys).nbytes
+    pools = place(tasks.dependencies, tasks.pins, sizes, blocked=tasks.blocked)
+    return Plan(
+        pools={key: pools[key] for key in tasks.dependencies},
+        dependencies=tasks.dependencies,
+        layer_of=tasks.layer_of,
+        sizes=sizes,
+        pinned=tasks.pins,
+        blocked=tasks.blocked,
+    )
+
+
+def _write(result: Tasks, resources: Mapping[str, str], tasks: TaskGraph, override: bool) -> Layer:
+    layer = MaterializedLayer(result.graph)
+    written = {}
+    for key, pool in result.pools.items():
+        own = result.annotations.get(key, {})
+        if pool is not None:
+            written[key] = with_pool(own, resources[pool])
+        elif key in tasks.blocked or override:
+            written[key] = without_surrounding_pool(own, key in tasks.blocked)
+        elif own:
+            written[key] = own
+    layer.annotations = layer_annotations(written)
+    return layer
+
+
+def with_pool(annotations: Annotations, resource: str) -> Annotations:
+    """Annotations of a task in a pool: its counted resources and its pool's."""
+    return {**annotations, "resources": {**annotations.get("resources", {}), resource: 0}}
+
+
+def without_surrounding_pool(annotations: Annotations, blocked: bool) -> Annotations:
+    """Annotations of a task without pool: resources said around the computation do not count."""
+    own = {**annotations, "resources": annotations.get("resources", {})}
+    return {**own, POOL_KEY: BLOCKED} if blocked else own

@@ -1,0 +1,181 @@
+"""`propagate_pools`: the switch that makes Dask run the pass, and turns it off exactly.
+
+Dask asks the configuration for the optimisation of arrays, bags and delayed objects when a
+computation starts. One hook answers for all three, so that Dask merges whatever is computed at
+once into one graph, and pools are planned for all of it. The hook is pickled on its way to the
+scheduler; what arrives there is a `Pass`, whole, so that neither the scheduler nor the workers
+need this package.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import cloudpickle
+import dask
+from dask.base import dont_optimize
+from dask.highlevelgraph import Layer
+from dask.typing import Key
+
+import dask_worker_pools
+from dask_worker_pools.cluster import TASK_BASED, client_ids
+from dask_worker_pools.fusion import Optimization
+from dask_worker_pools.kinds import Kind
+from dask_worker_pools.optimize import Missing, Options, Pass
+
+#: The configuration keys under which Dask looks for an optimisation.
+CONFIG: dict[str, Kind] = {
+    "array_optimize": "array",
+    "bag_optimize": "bag",
+    "delayed_optimize": "delayed",
+}
+
+_lock = threading.RLock()
+
+#: Everything that is on in this process, in the order in which it was turned on.
+_on: list[propagate_pools] = []
+
+#: What this thread or task turned on itself, which it prefers to what others did.
+_own: ContextVar[tuple[propagate_pools, ...]] = ContextVar("propagate_pools", default=())
+
+
+class propagate_pools:
+    """Give every task downstream of a pinned one the pool that moves the fewest bytes.
+
+    Use it as a context manager, or call it to turn propagation on for the rest of the session.
+    It holds for everything that is computed meanwhile, in all threads: ``compute``, ``persist``,
+    ``Client.compute`` and ``Client.persist``, ``store``, ``to_zarr`` and ``to_delayed``, for
+    arrays, xarray objects, bags and delayed objects. Local schedulers have no pools and give
+    the same results.
+
+    Peer-to-peer rechunking and shuffling, which cannot keep to a pool, give way to the task-based
+    methods. An optimisation of your own under ``array_optimize``, ``bag_optimize`` or
+    ``delayed_optimize`` stays in use, and is called for the tasks of one pool at a time.
+
+    Parameters
+    ----------
+    missing : {"error", "warn", "wait"}, optional
+        What to do about a pool that no worker offers. ``"error"`` (the default) raises
+        `NoSuchPool` before anything is submitted. ``"wait"`` lets the tasks wait for workers that
+        join later, and ``"warn"`` does too and says so.
+
+    Raises
+    ------
+    ValueError
+        `missing` is none of these.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from dask_worker_pools import pool, propagate_pools
+    >>> with pool("A"):
+    ...     a = da.ones(4)
+    >>> with propagate_pools():
+    ...     (a + 1).sum().compute()
+    np.float64(8.0)
+    """
+
+    def __init__(self, *, missing: Missing = "error") -> None:
+        self.options = Options(missing=missing)
+        self.optimizations: dict[Kind, Optimization] = {}
+        self._config: dask.config.set | None = None
+        self._turn_on()
+
+    def __enter__(self) -> propagate_pools:
+        self._turn_on()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._turn_off()
+
+    def __repr__(self) -> str:
+        return f"propagate_pools(missing={self.options.missing!r})"
+
+    def _turn_on(self) -> None:
+        with _lock:
+            if self in _on:
+                return
+            found = {kind: dask.config.get(key, None) for key, kind in CONFIG.items()}
+            if all(isinstance(value, Hook) for value in found.values()):
+                self.optimizations = _on[-1].optimizations
+            else:
+                self.optimizations = _optimizations(found)
+                self._config = dask.config.set(
+                    {
+                        **dict.fromkeys(CONFIG, Hook()),
+                        **dict.fromkeys(TASK_BASED.values(), "tasks"),
+                    }
+                )
+            _on.append(self)
+            _own.set((*_own.get(), self))
+
+    def _turn_off(self) -> None:
+        with _lock:
+            if self not in _on:
+                return
+            _on.remove(self)
+            _own.set(tuple(one for one in _own.get() if one is not self))
+            if self._config is None:
+                return
+            # Threads may leave in any order: the configuration is put back by the last to leave.
+            heirs = [one for one in _on if one._config is None]
+            if heirs:
+                heirs[0]._config = self._config
+            else:
+                self._config.__exit__(None, None, None)
+            self._config = None
+
+
+def _optimizations(found: Mapping[Kind, Any]) -> dict[Kind, Optimization]:
+    """The user's own optimisations, among what stands in the configuration."""
+    inherited = _on[-1].optimizations if _on else {}
+    chosen: dict[Kind, Optimization] = {}
+    for kind, value in found.items():
+        if isinstance(value, Hook):
+            chosen |= {kind: inherited[kind]} if kind in inherited else {}
+        elif value:
+            chosen[kind] = value
+    if "bag" in found and found["bag"] is False:
+        chosen["bag"] = dont_optimize  # as Dask reads it; arrays and delayed take no notice
+    return chosen
+
+
+class Hook:
+    """Stands in Dask's configuration and becomes a `Pass` where and when it is used.
+
+    All hooks are equal, which is how Dask knows that collections may be optimised together.
+    """
+
+    def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> Layer:
+        """Run the pass in this process."""
+        return _current_pass(None)(graph, keys, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return cloudpickle.loads, (cloudpickle.dumps(_current_pass(client_ids())),)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hook)
+
+    def __hash__(self) -> int:
+        return hash(Hook)
+
+    def __repr__(self) -> str:
+        return "<propagate_pools>"
+
+
+def _current_pass(clients: frozenset[str] | None) -> Pass:
+    """The pass as this thread asked for it, or else as any other did."""
+    with _lock:
+        own = [one for one in _own.get() if one in _on]
+        active = (own or _on)[-1:]
+    surrounding = dask.get_annotations()
+    if not active:  # built inside the block, used after it
+        return Pass(surrounding=surrounding, clients=clients)
+    return Pass(active[0].options, active[0].optimizations, surrounding, clients)
+
+
+# What this package sends to the scheduler travels by value: the package is not installed there.
+cloudpickle.register_pickle_by_value(dask_worker_pools)
