@@ -1,0 +1,657 @@
+"""Draw a plan: each layer in the colour of its pool, and what crosses from one pool to another."""
+
+from __future__ import annotations
+
+import colorsys
+import html
+import itertools
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import graphviz
+from dask.typing import Key
+from dask.utils import format_bytes, key_split, natural_sort_key
+
+from dask_worker_pools.collection import plan_pools
+from dask_worker_pools.plan import Plan, Transfer
+
+Level = Literal["layer", "task"]
+
+#: Formats that can be written. "dot" is the source of the drawing, and needs no dot program.
+FORMATS = ("png", "svg", "pdf", "dot", "jpeg", "jpg")
+RASTER_FORMATS = frozenset({"png", "jpeg", "jpg"})
+
+#: The largest plan that is drawn task by task; beyond that no one can read it.
+MAX_TASKS = 500
+
+#: Colours that stay apart for colour-blind readers. Source: M. Okabe and K. Ito, "Color Universal
+#: Design", 2008. Their eighth colour, black, is left to text and crossings.
+OKABE_ITO = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
+NO_POOL_COLOR = "#E8E8E8"
+
+GRAPH_ATTR = {
+    "rankdir": "LR",
+    "bgcolor": "white",
+    "fontname": "Helvetica,Arial,sans-serif",
+    "fontsize": "13",
+    "labelloc": "t",
+    "labeljust": "l",
+    "nodesep": "0.35",
+    "ranksep": "0.45",
+    "pad": "0.2",
+}
+NODE_ATTR = {
+    "shape": "box",
+    "style": "rounded,filled",
+    "fontname": "Helvetica,Arial,sans-serif",
+    "fontsize": "13",
+    "color": "#555555",
+    "margin": "0.16,0.09",
+}
+EDGE_ATTR = {
+    "color": "#8A8A8A",
+    "arrowsize": "0.7",
+    "fontname": "Helvetica,Arial,sans-serif",
+    "fontsize": "12",
+}
+CROSSING_ATTR = {"color": "black", "penwidth": "2", "style": "dashed", "arrowsize": "0.9"}
+PINNED_ATTR = {"color": "black", "penwidth": "2.5"}
+
+#: How many entries of the legend, or pools of one split layer, stand side by side.
+PER_ROW = {"legend": 5, "split": 3}
+#: Cells of a legend entry: a pool's colour, its number of tasks, the gap to the next entry.
+CELLS_PER_ENTRY = 3
+#: How many pools a split layer's label names; its tooltip names them all.
+MAX_SPLIT_NAMES = 6
+
+
+class GraphvizNotFound(RuntimeError):
+    """The ``dot`` program, which lays out and renders the drawing, is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "drawing needs Graphviz' program 'dot', which is not on the PATH. Install it with "
+            "'apt install graphviz' (Debian, Ubuntu), 'brew install graphviz' (macOS), "
+            "'conda install -c conda-forge graphviz' (any system) or 'choco install graphviz' "
+            "(Windows); 'pip install graphviz' alone does not bring it. "
+            'Without it, format="dot" still writes the drawing\'s source.'
+        )
+
+
+def visualize_pools(
+    *objs: Any,
+    filename: str | os.PathLike[str] | None = "dask-pools.svg",
+    format: str | None = None,
+    level: Level = "layer",
+    **kwargs: Any,
+) -> Any:
+    """Draw where each layer will run, and what will be shipped between pools.
+
+    Nothing is computed: the picture shows what `propagate_pools` would decide.
+
+    Parameters
+    ----------
+    *objs : Dask collections, HighLevelGraphs, containers of collections, or one Plan
+        What to draw, planned together as one graph.
+    filename : str, path or None
+        File to write. If None, no file is written: the value returned shows the picture in a
+        notebook.
+    format : {"png", "svg", "pdf", "dot", "jpeg", "jpg"}, optional
+        Format of the picture. By default the extension of `filename`, or "png" if it has none;
+        if both are given, the format decides, and the extension follows it.
+    level : {"layer", "task"}
+        Draw one box per layer, or one per task (at most 500 tasks).
+    **kwargs
+        Graphviz attributes of the graph, such as ``rankdir="BT"``, and the options of `draw`.
+
+    Returns
+    -------
+    IPython.display.SVG, IPython.display.Image or None
+        What a notebook shows: None for "pdf" and "dot", or if IPython is not installed.
+
+    Raises
+    ------
+    TypeError
+        There is nothing to draw, or an argument holds no Dask collection that can have pools.
+    ValueError
+        Unknown format or level, or more than 500 tasks with ``level="task"``.
+    ConflictingPools
+        A task is pinned to more than one pool.
+    OSError
+        The directory of `filename` does not exist or cannot be written to.
+    GraphvizNotFound
+        The ``dot`` program is not installed. Raised before any planning.
+
+    See Also
+    --------
+    draw : the same drawing as a ``graphviz.Digraph``, from a Plan.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import dask.array as da
+    >>> from dask_worker_pools import pool, visualize_pools
+    >>> with pool("A"):
+    ...     a = da.ones((10, 10))
+    >>> filename = os.path.join(tempfile.mkdtemp(), "pools.dot")
+    >>> visualize_pools(a.sum(), filename=filename)
+    >>> os.path.exists(filename)
+    True
+    """
+    _check_level(level)
+    path, format = _destination(filename, format)
+    if format != "dot" and shutil.which("dot") is None:
+        raise GraphvizNotFound
+    graph = draw(_as_plan(objs), level=level, **kwargs)
+    return _write(graph, path, format)
+
+
+def draw(
+    plan: Plan,
+    *,
+    level: Level = "layer",
+    graph_attr: Mapping[str, Any] | None = None,
+    node_attr: Mapping[str, Any] | None = None,
+    edge_attr: Mapping[str, Any] | None = None,
+    **attrs: Any,
+) -> graphviz.Digraph:
+    """Draw a plan.
+
+    Each transfer is counted on one edge, that to its first consumer, so that the bytes on all
+    edges add up to ``plan.total_bytes``.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to draw.
+    level : {"layer", "task"}
+        Draw one box per layer, or one per task (at most 500 tasks).
+    graph_attr, node_attr, edge_attr : mapping, optional
+        Graphviz attributes that replace the defaults.
+    **attrs
+        More attributes of the graph. ``label`` is a heading above title and legend.
+
+    Returns
+    -------
+    graphviz.Digraph
+        Not rendered yet; a notebook shows it.
+
+    Raises
+    ------
+    ValueError
+        Unknown level, or more than 500 tasks with ``level="task"``.
+
+    Examples
+    --------
+    >>> from dask_worker_pools.plan import Plan
+    >>> plan = Plan(
+    ...     pools={"load": "A", "mean": "A", "subtract": "B"},
+    ...     dependencies={"load": [], "mean": ["load"], "subtract": ["mean"]},
+    ...     layer_of={"load": "load", "mean": "mean", "subtract": "subtract"},
+    ...     sizes={"load": 800, "mean": 8},
+    ... )
+    >>> "8 B" in draw(plan).source
+    True
+    """
+    _check_level(level)
+    boxes = _layer_boxes(plan) if level == "layer" else _task_boxes(plan)
+    edges = _Edges.between(boxes, plan)
+    colors = pool_colors(pool for pool in plan.pools.values() if pool is not None)
+
+    attributes = GRAPH_ATTR | _as_text(graph_attr or {}) | _as_text(attrs)
+    attributes["label"] = _graph_label(plan, edges, colors, heading=attributes.get("label"))
+    graph = graphviz.Digraph(
+        "pools",
+        graph_attr=attributes,
+        node_attr=NODE_ATTR | _as_text(node_attr or {}),
+        edge_attr=EDGE_ATTR | _as_text(edge_attr or {}),
+    )
+    for box in boxes:
+        graph.node(box.node, **_box_attributes(box, plan, colors))
+    for source, target in sorted(edges.local):
+        graph.edge(boxes[source].node, boxes[target].node)
+    for (source, target), transfers in sorted(edges.crossing.items(), key=lambda item: item[0]):
+        graph.edge(boxes[source].node, boxes[target].node, **_crossing_attributes(transfers))
+    return graph
+
+
+# --- What stands in the drawing ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Box:
+    """One box of the drawing: a layer or a task."""
+
+    node: str  #: its identifier in the dot source
+    title: str  #: its short name, as shown
+    name: str  #: its full name
+    keys: Sequence[Key]  #: its tasks
+    is_task: bool = False  #: whether it is drawn with level="task"
+
+
+def _layer_boxes(plan: Plan) -> list[_Box]:
+    return [
+        _Box(f"layer{i}", key_split(layer), layer, keys)
+        for i, (layer, keys) in enumerate(plan.keys_by_layer.items())
+    ]
+
+
+def _task_boxes(plan: Plan) -> list[_Box]:
+    if len(plan.pools) > MAX_TASKS:
+        raise ValueError(
+            f'level="task" draws at most {MAX_TASKS} tasks, but this graph has '
+            f'{len(plan.pools)}. Use level="layer", or fewer chunks.'
+        )
+    # Tasks of a layer come in any order; (x, 2) goes before (x, 10).
+    keys = [
+        key
+        for layer in plan.keys_by_layer.values()
+        for key in sorted(layer, key=lambda key: natural_sort_key(str(key)))
+    ]
+    return [
+        _Box(f"task{i}", _task_title(key), str(key), [key], is_task=True)
+        for i, key in enumerate(keys)
+    ]
+
+
+def _task_title(key: Key) -> str:
+    index = ", ".join(map(str, key[1:])) if isinstance(key, tuple) else ""
+    return f"{key_split(key)} ({index})" if index else str(key_split(key))
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """Edges between boxes, which are given by their positions."""
+
+    local: Collection[tuple[int, int]]  #: something stays in its pool, or has none
+    crossing: Mapping[tuple[int, int], Sequence[Transfer]]  #: transfers counted on the edge
+
+    @classmethod
+    def between(cls, boxes: Sequence[_Box], plan: Plan) -> _Edges:
+        """Edges between `boxes`, each transfer of `plan` on the first edge that uses it."""
+        box_of = {key: i for i, box in enumerate(boxes) for key in box.keys}
+        sent: dict[tuple[Key, str | None], Transfer] = {
+            (transfer.key, transfer.target): transfer for transfer in plan.transfers
+        }
+        local: set[tuple[int, int]] = set()
+        crossing: dict[tuple[int, int], list[Transfer]] = {}
+        counted_on: dict[tuple[Key, str | None], tuple[int, int]] = {}
+        for key, needed in _drawable_dependencies(plan):
+            ends = box_of[needed], box_of[key]
+            route = needed, plan.pools[key]
+            if route in sent:
+                crossing.setdefault(ends, [])
+                counted_on[route] = min(ends, counted_on.get(route, ends))
+            elif ends[0] != ends[1]:  # inside a layer, what stays in its pool is no news
+                local.add(ends)
+        for route, ends in counted_on.items():
+            crossing[ends].append(sent[route])
+        return cls(local, crossing)
+
+
+def _drawable_dependencies(plan: Plan) -> Iterator[tuple[Key, Key]]:
+    """Yield each task with each of its inputs; data already in memory are in no layer."""
+    for key, inputs in plan.dependencies.items():
+        for needed in inputs:
+            if key in plan.pools and needed in plan.pools:
+                yield key, needed
+
+
+# --- Boxes and edges --------------------------------------------------------------------------
+
+
+def _box_attributes(box: _Box, plan: Plan, colors: Mapping[str, str]) -> dict[str, str]:
+    shares = _by_pool(plan.pools[key] for key in box.keys)
+    fills = [_fill(pool, colors) for pool in shares]
+    lines = [f"<B>{_escape(box.title)}</B>", *_where(box, shares), *_said(box, plan)]
+    label = "<BR/>".join(lines)
+    attributes = {"tooltip": _box_tooltip(box, plan, shares)}
+    if any(key in plan.pinned for key in box.keys):
+        attributes |= PINNED_ATTR
+    if len(shares) == 1:
+        text = readable_on(fills[0])
+        return attributes | {"label": f"<{label}>", "fillcolor": fills[0], "fontcolor": text}
+    return attributes | {
+        # No text colour is readable on every stripe: the text stands on a white plate.
+        "label": f'<<TABLE BORDER="0" CELLBORDER="0" CELLPADDING="5" BGCOLOR="white" '
+        f'STYLE="rounded"><TR><TD>{label}</TD></TR></TABLE>>',
+        "style": "striped",
+        "fillcolor": _stripes(fills, list(shares.values())),
+        "fontcolor": "black",
+    }
+
+
+def _by_pool(pools: Iterable[str | None]) -> dict[str | None, int]:
+    """Count tasks by pool; pools in the order of their names, no pool last."""
+    counts = Counter(pools)
+    return {pool: counts[pool] for pool in sorted(counts, key=lambda p: (p is None, p or ""))}
+
+
+def _where(box: _Box, shares: Mapping[str | None, int]) -> list[str]:
+    """Lines that say how many of the box's tasks run in which pool."""
+    if len(shares) == 1:
+        [(pool, n)] = shares.items()
+        place = "no pool" if pool is None else f"in {_escape(pool)}"
+        if box.is_task:
+            return [place]
+        return [f"{_tasks(n)}, {place}" if pool is None else f"{_tasks(n)} {place}"]
+    named = [f"{_escape(_pool_name(pool))}: {n}" for pool, n in shares.items()]
+    if len(named) > MAX_SPLIT_NAMES:
+        more = len(named) - MAX_SPLIT_NAMES + 1
+        named[-more:] = [f"and {more} more"]
+    return [", ".join(row) for row in _rows(named, PER_ROW["split"])]
+
+
+def _said(box: _Box, plan: Plan) -> list[str]:
+    """Lines that say what the user decided about the box's tasks."""
+    total = len(box.keys)
+    counts = {
+        "pinned": sum(key in plan.pinned for key in box.keys),
+        "blocked": sum(key in plan.blocked for key in box.keys),
+    }
+    return [word if n == total else f"{n} of {total} {word}" for word, n in counts.items() if n > 0]
+
+
+def _box_tooltip(box: _Box, plan: Plan, shares: Mapping[str | None, int]) -> str:
+    where = ", ".join(f"{_pool_name(pool)}: {_tasks(n)}" for pool, n in shares.items())
+    produced = _bytes_text(plan.sizes.get(key) for key in box.keys)
+    return "\n".join(map(_escape, [box.name, where, f"bytes out: {produced}"]))
+
+
+def _stripes(fills: Sequence[str], tasks: Sequence[int]) -> str:
+    """Graphviz' colour list: each fill with its share, the last one taking what remains."""
+    total = sum(tasks)
+    shares = [f"{fill};{n / total:.6f}" for fill, n in zip(fills[:-1], tasks[:-1], strict=True)]
+    return ":".join([*shares, fills[-1]])
+
+
+def _crossing_attributes(transfers: Sequence[Transfer]) -> dict[str, str]:
+    """Attributes of an edge between pools; without transfers, all are counted elsewhere."""
+    if not transfers:
+        tooltip = "shipped once, and counted on another edge"
+        return CROSSING_ATTR | {"label": "shared", "tooltip": tooltip, "labeltooltip": tooltip}
+    links = sorted({f"{_pool_name(t.source)} → {t.target}" for t in transfers})
+    tooltip = _escape(f"{_transfers(len(transfers))}: {', '.join(links)}")
+    return CROSSING_ATTR | {
+        "label": f"<<B>{_bytes_text(t.nbytes for t in transfers)}</B>>",
+        "tooltip": tooltip,
+        "labeltooltip": tooltip,
+    }
+
+
+# --- Title and legend -------------------------------------------------------------------------
+
+
+def _graph_label(plan: Plan, edges: _Edges, colors: Mapping[str, str], heading: str | None) -> str:
+    """Title and legend as one table: Graphviz keeps a graph's label clear of the drawing."""
+    entries = [_pool_entry(pool, n, colors) for pool, n in _by_pool(plan.pools.values()).items()]
+    columns = CELLS_PER_ENTRY * max(1, min(len(entries), PER_ROW["legend"]))
+    rows = [_across(columns, f'<FONT POINT-SIZE="15">{_title(edges)}</FONT>')]
+    if heading:
+        rows.insert(0, _across(columns, f'<B><FONT POINT-SIZE="17">{_escape(heading)}</FONT></B>'))
+    rows += ["".join(row) for row in _rows(entries, PER_ROW["legend"])]
+    if edges.crossing:
+        rows.append(_crossing_entry(edges, columns))
+    rows.append('<TD HEIGHT="4"></TD>')  # keeps the legend off the first boxes
+    cells = "".join(f"<TR>{row}</TR>" for row in rows)
+    return f'<<TABLE BORDER="0" CELLBORDER="0" CELLPADDING="3" CELLSPACING="4">{cells}</TABLE>>'
+
+
+def _across(columns: int, text: str) -> str:
+    return f'<TD ALIGN="LEFT" COLSPAN="{columns}">{text}</TD>'
+
+
+def _title(edges: _Edges) -> str:
+    transfers = list(itertools.chain.from_iterable(edges.crossing.values()))
+    if not transfers:
+        return "Nothing is sent between pools"
+    total = _bytes_text(transfer.nbytes for transfer in transfers)
+    return f"Between pools: <B>{total}</B> in {_transfers(len(transfers))}"
+
+
+def _pool_entry(pool: str | None, n_tasks: int, colors: Mapping[str, str]) -> str:
+    """Cells that show a pool's colour and number of tasks, and the gap to the next entry."""
+    fill = _fill(pool, colors)
+    return (
+        f'<TD BGCOLOR="{fill}" STYLE="rounded" WIDTH="40"><FONT COLOR="{readable_on(fill)}">'
+        f"<B> {_escape(_pool_name(pool))} </B></FONT></TD>"
+        f'<TD ALIGN="LEFT">{_tasks(n_tasks)}</TD><TD WIDTH="8"></TD>'
+    )
+
+
+def _crossing_entry(edges: _Edges, columns: int) -> str:
+    """Cells that explain the edges between pools, under those of the pools."""
+    meaning = "sent from one pool to another"
+    if not all(edges.crossing.values()):
+        meaning += '<BR ALIGN="LEFT"/>shared: sent once, counted on another edge'
+        meaning += '<BR ALIGN="LEFT"/>'
+    # A cell that has only a lower border, dashed, looks like the edges that it explains.
+    return (
+        '<TD><TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="0">'
+        '<TR><TD BORDER="2" SIDES="B" STYLE="dashed" WIDTH="36" HEIGHT="8"></TD></TR>'
+        f'<TR><TD HEIGHT="8"></TD></TR></TABLE></TD>{_across(columns - 1, meaning)}'
+    )
+
+
+# --- Colours ----------------------------------------------------------------------------------
+
+
+def pool_colors(pools: Iterable[str]) -> dict[str, str]:
+    """Give each pool a colour of its own; the same set of pools always gets the same colours.
+
+    Parameters
+    ----------
+    pools : iterable of str
+        Names of pools, in any order and number.
+
+    Returns
+    -------
+    dict of str to str
+        Fill colours as ``#RRGGBB``, by pool in the order of their names.
+
+    Examples
+    --------
+    >>> pool_colors(["B", "A"])
+    {'A': '#56B4E9', 'B': '#E69F00'}
+    """
+    return dict(zip(sorted(set(pools)), _distinct_colors(), strict=False))
+
+
+def _distinct_colors() -> Iterator[str]:
+    """Yield colours without end and without repetition, the easiest to tell apart first."""
+    seen = {NO_POOL_COLOR}
+    for color in _candidate_colors():
+        if color not in seen:
+            seen.add(color)
+            yield color
+
+
+def _candidate_colors() -> Iterator[str]:
+    yield from OKABE_ITO
+    yield from (_mix(color, "#000000", 0.5) for color in OKABE_ITO)
+    yield from (_mix(color, "#FFFFFF", 0.6) for color in OKABE_ITO)
+    # Steps of the golden ratio never come back to the same hue, and keep neighbours far apart;
+    # those of the square root of two spread the lightness, independently of the hue.
+    for i in itertools.count():
+        lightness = 0.25 + 0.6 * (i * 2**0.5 % 1)
+        rgb = colorsys.hls_to_rgb(i * 0.6180339887498949 % 1, lightness, 0.6)
+        yield _hex(255 * value for value in rgb)
+
+
+def _mix(color: str, other: str, share: float) -> str:
+    pairs = zip(_rgb(color), _rgb(other), strict=True)
+    return _hex((1 - share) * one + share * two for one, two in pairs)
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
+    return red, green, blue
+
+
+def _hex(values: Iterable[float]) -> str:
+    return "#" + "".join(f"{round(value):02X}" for value in values)
+
+
+def _fill(pool: str | None, colors: Mapping[str, str]) -> str:
+    return NO_POOL_COLOR if pool is None else colors[pool]
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast of two ``#RRGGBB`` colours, from 1 to 21, as WCAG 2 defines it.
+
+    Examples
+    --------
+    >>> contrast("#FFFFFF", "#000000")
+    21.0
+    """
+    dark, light = sorted((_luminance(one), _luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(color: str) -> float:
+    channels = [value / 255 for value in _rgb(color)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def readable_on(fill: str) -> str:
+    """Black or white, whichever is read more easily on `fill`: a contrast of at least 4.5.
+
+    Examples
+    --------
+    >>> readable_on("#F0E442"), readable_on("#0072B2")
+    ('#000000', '#FFFFFF')
+    """
+    return max("#000000", "#FFFFFF", key=lambda text: contrast(text, fill))
+
+
+# --- Text -------------------------------------------------------------------------------------
+
+
+def _bytes_text(sizes: Iterable[float | None]) -> str:
+    """Sum of `sizes` as text, which says so where some or all of them are unknown."""
+    sizes = list(sizes)
+    known = [size for size in sizes if size is not None]
+    if not known:
+        return "size unknown"
+    total = str(format_bytes(round(math.fsum(known))))
+    return total if len(known) == len(sizes) else f"≥ {total}"
+
+
+def _pool_name(pool: str | None) -> str:
+    return "no pool" if pool is None else pool
+
+
+def _tasks(n: int) -> str:
+    return f"{n} task{'s'[: n != 1]}"
+
+
+def _transfers(n: int) -> str:
+    return f"{n} transfer{'s'[: n != 1]}"
+
+
+def _escape(text: str) -> str:
+    """`text` as Graphviz shows it letter for letter, in labels and tooltips.
+
+    Both are read as XML, without control characters. Afterwards a backslash starts an escape, in
+    some versions of Graphviz even a doubled one: a sign that looks the same stands for it.
+    """
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return html.escape(printable).replace("\\", "\N{SET MINUS}")
+
+
+def _rows(entries: Sequence[str], length: int) -> list[Sequence[str]]:
+    return [entries[start : start + length] for start in range(0, len(entries), length)]
+
+
+def _as_text(attributes: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in attributes.items()}
+
+
+# --- Arguments and files ----------------------------------------------------------------------
+
+
+def _check_level(level: object) -> None:
+    if level not in get_args(Level):
+        raise ValueError(f'level must be "layer" or "task", but got {level!r}.')
+
+
+def _destination(
+    filename: str | os.PathLike[str] | None, format: str | None
+) -> tuple[Path | None, str]:
+    """The file to write, if any, and its format; an error if that cannot work."""
+    if filename is None:
+        return None, _known_format(format or "png")
+    path = Path(filename)
+    if not path.name:
+        raise ValueError(f"cannot write to {os.fspath(filename)!r}: it names no file.")
+    extension = path.suffix.removeprefix(".").lower()
+    format = _known_format(format or extension or "png")
+    if extension != format:
+        stem = path.stem if extension in FORMATS else path.name
+        path = path.with_name(f"{stem}.{format}")
+    _check_directory(path)
+    return path, format
+
+
+def _known_format(format: str) -> str:
+    if str(format).lower() not in FORMATS:
+        raise ValueError(
+            f"cannot draw in format {format!r}. Formats are {', '.join(map(repr, FORMATS))}: "
+            "use one as the filename's extension, or say format=…."
+        )
+    return format.lower()
+
+
+def _check_directory(path: Path) -> None:
+    directory = path.parent
+    if not directory.is_dir():
+        raise FileNotFoundError(f"cannot write {str(path)!r}: no directory {str(directory)!r}.")
+    if not os.access(directory, os.W_OK):
+        raise PermissionError(
+            f"cannot write {str(path)!r}: no permission to write in {str(directory)!r}."
+        )
+
+
+def _as_plan(objs: Sequence[Any]) -> Plan:
+    if not any(isinstance(obj, Plan) for obj in objs):
+        return plan_pools(*objs)
+    if len(objs) > 1:
+        raise TypeError(f"a Plan is drawn alone, but got {len(objs)} arguments.")
+    plan: Plan = objs[0]
+    return plan
+
+
+def _write(graph: graphviz.Digraph, path: Path | None, format: str) -> Any:
+    """Write the file, if any, and return what a notebook shows.
+
+    As ``dask.dot.graphviz_to_file``, which however needs the dot program for format "dot", and
+    refuses "jpg" where IPython is installed.
+    """
+    if format == "dot":
+        data = graph.source.encode()
+    else:
+        if format in RASTER_FORMATS:
+            graph.graph_attr.setdefault("dpi", "144")
+        data = graph.pipe(format=format)
+    if path is not None:
+        path.write_bytes(data)
+    return _shown_in_notebook(data, format)
+
+
+def _shown_in_notebook(data: bytes, format: str) -> Any:
+    try:
+        from IPython import display
+    except ImportError:
+        return None
+    if format == "svg":
+        return display.SVG(data=data)
+    if format in RASTER_FORMATS:
+        return display.Image(data=data, format=format)
+    return None
