@@ -13,6 +13,7 @@ from dask_worker_pools.plan import (
     Transfer,
 )
 from dask_worker_pools.propagate import propagate_pools
+from dask_worker_pools.visualize import visualize_pools
 
 __all__ = [
     "AmbiguousPool",
@@ -28,4 +29,5 @@ __all__ = [
     "pool",
     "propagate_pools",
     "propagate_pools_in_collection",
+    "visualize_pools",
 ]

@@ -9,6 +9,7 @@ time.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ContextDecorator
 from typing import Any, cast
@@ -21,8 +22,10 @@ PREFIX = "pool-"
 #: Annotation that repeats the pool's name, or says `BLOCKED` under ``pool(None)``. A
 #: ``dask.annotate(resources=…)`` inside the block replaces all resources; this key survives it.
 #: It matters to this package only: the scheduler carries it along as any key it does not know.
+#: `PLANNED` marks a pool in ``resources`` that a plan chose, and not the user.
 POOL_KEY = "worker_pool"
 BLOCKED = False
+PLANNED = True
 
 #: Annotations that Dask knows how to combine when it fuses two tasks (see `merge_annotations`).
 COMBINABLE = frozenset({"retries", "priority", "resources", "workers", "allow_other_workers"})
@@ -70,17 +73,12 @@ def pool(name: str | None) -> _PoolContext:
     return _PoolContext(None if name is None else check_pool_name(name))
 
 
-class _PoolContext(ContextDecorator):
-    """The block that `pool` opens; re-entrant, so that one object may decorate many functions."""
+class _PoolContext(ContextDecorator, threading.local):
+    """The block that `pool` opens. It may be entered again inside itself, and in other threads."""
 
     def __init__(self, name: str | None) -> None:
         self.name = name
         self._open: list[AbstractContextManager[Any]] = []
-
-    def _recreate_cm(self) -> _PoolContext:
-        # ContextDecorator asks for a fresh block at each call of the decorated function, which
-        # may run in several threads at once.
-        return _PoolContext(self.name)
 
     def __enter__(self) -> None:
         block = dask.annotate(**_entering(self.name, dask.get_annotations()))
@@ -161,6 +159,11 @@ def pools_in(annotations: Mapping[str, Any]) -> tuple[str, ...]:
 def is_blocked(annotations: Mapping[str, Any]) -> bool:
     """Whether a task with these annotations was created under ``pool(None)``."""
     return annotations.get(POOL_KEY) is BLOCKED and not pools_in(annotations)
+
+
+def is_planned(annotations: Mapping[str, Any]) -> bool:
+    """Whether the pool in these annotations was chosen by a plan."""
+    return annotations.get(POOL_KEY) is PLANNED
 
 
 def without_pool(annotations: Mapping[str, Any]) -> Annotations:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
+from dask._expr import Expr
 from dask.base import is_dask_collection, unpack_collections
 from dask.core import flatten
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key
 
-from dask_worker_pools.annotations import PREFIX, annotations_by_key, pools_in
+from dask_worker_pools.annotations import (
+    PREFIX,
+    annotations_by_key,
+    pools_in,
+)
 from dask_worker_pools.graph import as_high_level, read, split_by_pool
 from dask_worker_pools.optimize import make_plan, with_pool, without_surrounding_pool
 from dask_worker_pools.plan import Plan
@@ -99,10 +104,11 @@ def propagate_pools_in_collection(collection: T) -> T:
     annotations = {key: tasks.annotations.get(key, {}) for key in tasks.dependencies}
     for key, where in plan.pools.items():
         if where is not None:
-            annotations[key] = with_pool(annotations[key], PREFIX + where)
+            planned = key not in tasks.pins or key in tasks.planned
+            annotations[key] = with_pool(annotations[key], PREFIX + where, planned)
         elif key in tasks.blocked:
             annotations[key] = without_surrounding_pool(annotations[key], blocked=True)
-    return _rebuild(collection, split_by_pool(tasks, annotations, plan.pools))
+    return _rebuild(collection, split_by_pool(graph, tasks, annotations, plan.pools))
 
 
 def _rebuild(collection: T, graph: HighLevelGraph) -> T:
@@ -171,7 +177,7 @@ def _last_keys(graph: HighLevelGraph) -> Iterable[Key]:
 def _graph_of(collection: Any) -> HighLevelGraph:
     if not is_dask_collection(collection):
         raise TypeError(_not_a_collection(collection))
-    if hasattr(collection, "expr"):
+    if isinstance(getattr(collection, "expr", None), Expr):
         raise TypeError(
             f"Collections made of expressions, such as {type(collection).__name__}, have no pools "
             "yet: only arrays, xarray objects, bags and delayed objects do."

@@ -24,7 +24,7 @@ from dask.array.optimization import optimize as optimize_array
 from dask.bag.core import optimize as optimize_bag
 from dask.blockwise import Blockwise, fuse_roots, optimize_blockwise
 from dask.delayed import optimize as optimize_delayed
-from dask.highlevelgraph import HighLevelGraph, Layer
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 from dask.utils import ensure_dict
 
@@ -344,6 +344,18 @@ def _fuse_by(
 
 def _pool_graph(graph: HighLevelGraph, tasks: TaskGraph, keys: Collection[Key]) -> HighLevelGraph:
     by_layer = reverse_lookup({key: tasks.layer_of[key] for key in keys})
-    layers = {name: restrict(tasks.layers[name], part) for name, part in by_layer.items()}
-    deps = {name: set(graph.dependencies[name]) & layers.keys() for name in layers}
-    return HighLevelGraph(layers, deps)
+    layers = {name: _pool_layer(name, part, tasks) for name, part in by_layer.items()}
+    deps = {name: set(graph.dependencies[name]) for name in layers}
+    # Dask expects to find every layer that another names, also those of other pools.
+    outside = set().union(*deps.values()) - layers.keys()
+    layers |= {name: MaterializedLayer({}) for name in outside}
+    return HighLevelGraph(layers, deps | {name: set() for name in outside})
+
+
+def _pool_layer(name: str, keys: Collection[Key], tasks: TaskGraph) -> Layer:
+    # Dask's fusion takes a blockwise layer for whole, even where it was restricted; and only
+    # here is it known which tuples in a task are keys, of this pool or of others.
+    layer = tasks.layers[name]
+    if len(keys) == len(layer) and not layer.has_legacy_tasks:
+        return layer
+    return MaterializedLayer(_materialize(keys, tasks))

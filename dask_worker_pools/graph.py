@@ -22,6 +22,7 @@ from dask_worker_pools.annotations import (
     Annotations,
     annotations_by_key,
     is_blocked,
+    is_planned,
     pools_in,
     without_pool,
 )
@@ -42,6 +43,7 @@ class TaskGraph:
     dependencies: Dependencies  #: the keys that each needed task depends on
     layer_of: dict[Key, str] = field(default_factory=dict)
     pins: dict[Key, str] = field(default_factory=dict)
+    planned: set[Key] = field(default_factory=set)  #: pinned by an earlier plan, not by the user
     blocked: set[Key] = field(default_factory=set)
     #: what was annotated besides the pool, for the tasks that have anything
     annotations: dict[Key, Annotations] = field(default_factory=dict)
@@ -115,6 +117,7 @@ def needed_by(outputs: Collection[Key], tasks: TaskGraph) -> TaskGraph:
         {key: tasks.dependencies[key] for key in reached},
         {key: tasks.layer_of[key] for key in reached},
         {key: pool for key, pool in tasks.pins.items() if key in reached},
+        {key for key in tasks.planned if key in reached},
         {key for key in tasks.blocked if key in reached},
         {key: own for key, own in tasks.annotations.items() if key in reached},
     )
@@ -201,7 +204,7 @@ def _read_annotations(
             seen[id(own)] = own, pools_in(own), is_blocked(own), without_pool(own)
         _, pools, blocked, rest = seen[id(own)]
         if pools:
-            _pin(key, layer, pools, tasks)
+            _pin(key, layer, pools, is_planned(own), tasks)
         elif blocked:
             tasks.blocked.add(key)
         if rest:
@@ -209,12 +212,16 @@ def _read_annotations(
     tasks.blocked.difference_update(tasks.pins)
 
 
-def _pin(key: Key, layer: str, pools: tuple[str, ...], tasks: TaskGraph) -> None:
-    # A task may stand in several layers: they must not disagree.
-    said = {*pools, tasks.pins.get(key, pools[0])}
-    if len(said) > 1:
-        raise ConflictingPools(key, layer, sorted(said))
+def _pin(key: Key, layer: str, pools: tuple[str, ...], planned: bool, tasks: TaskGraph) -> None:
+    # A task may stand in several layers. The user's word in them must not differ; what an earlier
+    # plan wrote gives way to it, and to what another earlier plan wrote.
+    before = tasks.pins.get(key, pools[0])
+    if len(pools) > 1 or (before != pools[0] and not planned and key not in tasks.planned):
+        raise ConflictingPools(key, layer, sorted({*pools, before}))
+    if planned and key in tasks.pins:
+        return
     tasks.pins[key] = pools[0]
+    (tasks.planned.add if planned else tasks.planned.discard)(key)
 
 
 def _apply_surrounding(surrounding: Annotations, tasks: TaskGraph) -> None:
@@ -226,7 +233,7 @@ def _apply_surrounding(surrounding: Annotations, tasks: TaskGraph) -> None:
             tasks.annotations[key] = {"resources": counted, **rest}
     for key, own in annotations_by_key(surrounding, free):
         if pools := pools_in(own):
-            _pin(key, tasks.layer_of[key], pools, tasks)
+            _pin(key, tasks.layer_of[key], pools, False, tasks)
         elif is_blocked(own):
             tasks.blocked.add(key)
 
@@ -260,14 +267,19 @@ class Part(NamedTuple):
 
 
 def split_by_pool(
-    tasks: TaskGraph, annotations: Mapping[Key, Annotations], pools: Mapping[Key, str | None]
+    graph: HighLevelGraph,
+    tasks: TaskGraph,
+    annotations: Mapping[Key, Annotations],
+    pools: Mapping[Key, str | None],
 ) -> HighLevelGraph:
     """Write pools into a graph: each layer once per pool that it has tasks in.
 
     Parameters
     ----------
+    graph : HighLevelGraph
+        The graph as Dask built it.
     tasks : TaskGraph
-        What `read` found.
+        What `read` found in it.
     annotations : mapping
         All annotations of each task, its pool's resource among them.
     pools : mapping
@@ -277,17 +289,22 @@ def split_by_pool(
     -------
     HighLevelGraph
         The last part of each layer keeps the layer's name and depends on the others, so that
-        collections and layers built on top find all of it under the name that they know.
+        collections and layers built on top find all of it under the name that they know. Tasks
+        that nothing needs are still there: another graph that this one is merged with, in which
+        layers have the same names, may need them.
     """
     part_of = _acyclic_parts(tasks, pools)
-    keys_of = reverse_lookup(part_of)
-    parts = toposort(_part_edges(part_of, tasks.dependencies))
+    inputs = _part_edges(part_of, tasks.dependencies)
+    parts = toposort(inputs)
     last = {part.layer: part for part in parts}
     names = {part: part.layer if last[part.layer] == part else part.name() for part in parts}
-    layers = {names[p]: _part_layer(tasks.layers[p.layer], keys_of[p], annotations) for p in parts}
-    edges: dict[str, set[str]] = {name: set() for name in layers}
-    for part, inputs in _part_edges(part_of, tasks.dependencies).items():
-        edges[names[part]] |= {names[p] for p in inputs}
+    keys_of = reverse_lookup(part_of)
+    layers = dict(graph.layers)
+    edges = {name: set(needed) for name, needed in graph.dependencies.items()}
+    for part in parts:
+        layer, keys = graph.layers[part.layer], keys_of[part]
+        layers[names[part]] = _part_layer(layer, keys, last[part.layer] == part, tasks, annotations)
+        edges.setdefault(names[part], set()).update(names[one] for one in inputs[part])
         edges[part.layer] |= {names[part]} - {part.layer}
     return HighLevelGraph(layers, edges)
 
@@ -326,10 +343,20 @@ def _part_edges(
 
 
 def _part_layer(
-    layer: Layer, keys: Collection[Key], annotations: Mapping[Key, Annotations]
+    layer: Layer,
+    keys: Collection[Key],
+    last: bool,
+    tasks: TaskGraph,
+    annotations: Mapping[Key, Annotations],
 ) -> Layer:
-    part = copy(restrict(layer, keys))
-    part.annotations = layer_annotations({k: annotations[k] for k in keys if k in annotations})
+    if last and len(keys) == len(tasks.keys[tasks.layer_of[next(iter(keys))]]):
+        part = copy(layer)
+    else:
+        # A part of a blockwise layer must not be blockwise itself: Dask would fuse it into its
+        # consumers under the layer's name, as if it were all of it.
+        dead = [key for key in layer if key not in tasks.dependencies] if last else []
+        part = MaterializedLayer({key: layer[key] for key in (*keys, *dead)})
+    part.annotations = layer_annotations(keys, annotations)
     part.collection_annotations = layer.collection_annotations
     return part
 
@@ -341,14 +368,27 @@ def restrict(layer: Layer, keys: Collection[Key]) -> Layer:
     return MaterializedLayer({key: layer[key] for key in keys})
 
 
-def layer_annotations(annotations: Mapping[Key, Annotations]) -> dict[str, Any] | None:
-    """Annotations of a layer, from those of its tasks: looked up by key where tasks differ."""
+def layer_annotations(
+    keys: Collection[Key], annotations: Mapping[Key, Annotations]
+) -> dict[str, Any] | None:
+    """Annotations of a layer, from those of its tasks.
+
+    A value that all tasks share stands for itself, as Dask fuses only such layers; others are
+    looked up by key.
+    """
     by_name: defaultdict[str, dict[Key, Any]] = defaultdict(dict)
-    for key, own in annotations.items():
-        for name, value in own.items():
+    for key in keys:
+        for name, value in annotations.get(key, {}).items():
             by_name[name][key] = value
+    return {name: _shared_or_by_key(values, len(keys)) for name, values in by_name.items()} or None
+
+
+def _shared_or_by_key(values: Mapping[Key, Any], n_keys: int) -> Any:
+    first = next(iter(values.values()))
+    if len(values) == n_keys and all(v is first or v == first for v in values.values()):
+        return first
     # A dict's own method: whoever unpickles it need not have this package.
-    return {name: values.get for name, values in by_name.items()} or None
+    return values.get
 
 
 def reverse_lookup(value_of: Mapping[K, V]) -> dict[V, list[K]]:

@@ -16,7 +16,7 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
-from dask_worker_pools.annotations import BLOCKED, POOL_KEY, PREFIX, Annotations
+from dask_worker_pools.annotations import BLOCKED, PLANNED, POOL_KEY, PREFIX, Annotations
 from dask_worker_pools.cluster import (
     check_peer_to_peer,
     find_scheduler,
@@ -92,7 +92,8 @@ class Pass:
             user = self.optimizations.get(kind)
             result.update(fuse(graph, needed, plan.pools, part, kind, user))
         check_peer_to_peer(result.graph, result.pools)
-        return _write(result, resources, tasks, "resources" in self.surrounding)
+        override = "resources" in self.surrounding
+        return _write(result, resources, tasks, override, again=self.clients is None)
 
 
 def _meet_cluster(tasks: TaskGraph, scheduler: Scheduler | None) -> dict[str, str]:
@@ -133,24 +134,32 @@ def make_plan(graph: HighLevelGraph, tasks: TaskGraph) -> Plan:
     )
 
 
-def _write(result: Tasks, resources: Mapping[str, str], tasks: TaskGraph, override: bool) -> Layer:
-    layer = MaterializedLayer(result.graph)
+def _write(
+    result: Tasks, resources: Mapping[str, str], tasks: TaskGraph, override: bool, again: bool
+) -> Layer:
+    """The tasks with their annotations.
+
+    `override`: resources said around the computation must not reach tasks without a pool.
+    `again`: the pass will read what it wrote here, and must know the user's pins from its own.
+    """
     written = {}
     for key, pool in result.pools.items():
         own = result.annotations.get(key, {})
         if pool is not None:
-            written[key] = with_pool(own, resources[pool])
+            own = with_pool(own, resources[pool], planned=again and key not in tasks.pins)
         elif key in tasks.blocked or override:
-            written[key] = without_surrounding_pool(own, key in tasks.blocked)
-        elif own:
+            own = without_surrounding_pool(own, key in tasks.blocked)
+        if own:
             written[key] = own
-    layer.annotations = layer_annotations(written)
+    layer = MaterializedLayer(result.graph)
+    layer.annotations = layer_annotations(result.graph.keys(), written)
     return layer
 
 
-def with_pool(annotations: Annotations, resource: str) -> Annotations:
+def with_pool(annotations: Annotations, resource: str, planned: bool) -> Annotations:
     """Annotations of a task in a pool: its counted resources and its pool's."""
-    return {**annotations, "resources": {**annotations.get("resources", {}), resource: 0}}
+    own = {**annotations, "resources": {**annotations.get("resources", {}), resource: 0}}
+    return {**own, POOL_KEY: PLANNED} if planned else own
 
 
 def without_surrounding_pool(annotations: Annotations, blocked: bool) -> Annotations:

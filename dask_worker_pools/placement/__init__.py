@@ -1,0 +1,344 @@
+"""The choice of a pool for every task, so that the fewest bytes move between pools.
+
+Each task makes one output. An output that has consumers in other pools than its own is shipped to
+each of these pools once, however many consumers wait there, and shipping costs its size times the
+price of the link::
+
+    traffic = Σ over outputs  size × Σ link_cost(own pool, q)  over the other pools q that use it
+
+:func:`place` minimises that sum. Tasks with a pin stay where they are, all others follow from
+them: forward (a sum of what is in A is made in A), backward (what only A needs is made in A), and
+anything in between, such as shipping a small array before it is expanded.
+
+The method, one idea a module:
+
+1. Tasks that no path connects to a pin have nothing to be near to. They stay without a pool.
+2. Interchangeable tasks become one node (:mod:`~dask_worker_pools.classes`).
+3. Minimum cuts label the nodes (:mod:`~dask_worker_pools.cuts`), exactly for two pools, with
+   Dinic's maximum flow (:mod:`~dask_worker_pools.maxflow`).
+4. Where the choice matters little, load decides (:mod:`~dask_worker_pools.balance`).
+
+All of it depends on the graph only: not on the names of keys, nor on any order of dictionaries.
+
+>>> graph = {"a": [], "b": [], "sum": ["a", "b"], "scale": [], "out": ["sum", "scale"]}
+>>> pins = {"a": "eu", "b": "us"}
+>>> place(graph, pins, {"a": 100, "b": 1, "sum": 100, "scale": 1, "out": 1})
+{'a': 'eu', 'b': 'us', 'sum': 'eu', 'scale': 'eu', 'out': 'eu'}
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from fractions import Fraction
+from functools import reduce
+from itertools import islice
+from math import fsum, isfinite
+from operator import and_
+from statistics import median
+from types import MappingProxyType
+from typing import TypeVar, cast
+
+from .balance import balanced
+from .cuts import solve
+from .kinds import Kernel, Kinds, linked_kinds, unlink
+from .problem import (
+    GraphCycle,
+    InvalidCapacity,
+    InvalidLinkCost,
+    InvalidSize,
+    NoPoolAllowed,
+    PinNotAllowed,
+    PlacementError,
+    Pool,
+    Pools,
+    TaskGraph,
+)
+
+__all__ = [
+    "GraphCycle",
+    "InvalidCapacity",
+    "InvalidLinkCost",
+    "InvalidSize",
+    "NoPoolAllowed",
+    "PinNotAllowed",
+    "PlacementError",
+    "Pool",
+    "place",
+    "traffic",
+]
+
+K = TypeVar("K", bound=Hashable)
+
+#: how many arcs the cuts may look at: so many, and so many for each task
+WORK, WORK_PER_TASK = 5_000_000, 5
+
+
+def place(
+    dependencies: Mapping[K, Collection[K]],
+    pins: Mapping[K, Pool],
+    sizes: Mapping[K, float],
+    *,
+    allowed: Mapping[K, Collection[Pool]] = MappingProxyType({}),
+    blocked: Collection[K] = (),
+    link_cost: Callable[[Pool, Pool], float] | None = None,
+    capacity: Mapping[Pool, float] | None = None,
+    balance: float = 0.0,
+) -> dict[K, Pool | None]:
+    """Choose a pool for every task, so that the fewest bytes move between pools.
+
+    Parameters
+    ----------
+    dependencies : mapping of key to collection of keys
+        The inputs of each task. Inputs that are not tasks themselves stand for data already in
+        memory: they cost nothing, unless they are pinned.
+    pins : mapping of key to pool
+        Tasks whose pool is decided.
+    sizes : mapping of key to float
+        Bytes of each task's output. Where one is missing the median of the others counts, or 1.
+    allowed : mapping of key to collection of pools
+        Tasks that may only go to some pools.
+    blocked : collection of keys
+        Tasks that get no pool. They count as being in each pool with its share of `capacity`.
+    link_cost : callable, optional
+        Cost per byte from one pool to another, by default 1. It need not be symmetric.
+    capacity : mapping of pool to float, optional
+        Workers of each pool, by default 1. A pool with none receives only what is pinned to it.
+    balance : float
+        How much more traffic, as a fraction of the least, to accept for a lower load: the most
+        bytes that any pool produces per worker.
+
+    Returns
+    -------
+    dict of key to pool or None
+        None for blocked tasks, and for tasks that no path connects to a pin (whatever its
+        direction) unless `allowed` restricts them.
+
+    Raises
+    ------
+    PlacementError
+        One of its subclasses, if the input makes no sense.
+
+    Examples
+    --------
+    Everything that is made from `x` and used in A follows `x` to A.
+
+    >>> place({"x": [], "y": ["x"], "z": []}, {"x": "A"}, {"x": 8, "y": 8, "z": 8})
+    {'x': 'A', 'y': 'A', 'z': None}
+    """
+    pools = Pools.gathered(pins, allowed, link_cost, capacity)
+    graph = TaskGraph.interned(dependencies)
+    sizes_found = _known_sizes(graph.keys, sizes)
+    labels = _place_indexed(
+        graph.inputs,
+        graph.counts,
+        [*map(sizes_found.__getitem__, graph.order)],
+        _fixed_labels(graph, pools, pins, blocked),
+        _masks(graph, pools, pins, allowed, blocked),
+        pools,
+        balance,
+    )
+    names = [*map([*pools.names, None, None].__getitem__, labels)]
+    placed = dict(zip(graph.keys, map(names.__getitem__, graph.rank)))
+    for key in graph.outside:
+        del placed[key]
+    return placed
+
+
+def traffic(
+    dependencies: Mapping[K, Collection[K]],
+    assignment: Mapping[K, Pool | None],
+    sizes: Mapping[K, float],
+    *,
+    blocked: Collection[K] = (),
+    link_cost: Callable[[Pool, Pool], float] | None = None,
+    capacity: Mapping[Pool, float] | None = None,
+) -> float:
+    """Cost of shipping every output once to each other pool that uses it.
+
+    This is what :func:`place` minimises, written down plainly. A blocked producer costs the mean
+    over the pools it may be in, weighted by capacity; blocked consumers of an output count as one
+    more place it is shipped to, at the mean cost of the links there. Outputs of tasks without a
+    pool cost nothing, nor does shipping to them.
+
+    Parameters
+    ----------
+    dependencies, sizes, blocked, link_cost, capacity
+        As in :func:`place`.
+    assignment : mapping of key to pool or None
+        A pool for each task; may hold keys of data in memory too.
+
+    Examples
+    --------
+    `x` has two consumers in B and is shipped there once.
+
+    >>> graph = {"x": [], "y": ["x"], "z": ["x"]}
+    >>> traffic(graph, {"x": "A", "y": "B", "z": "B"}, {"x": 5, "y": 1, "z": 1})
+    5.0
+    """
+    pins = {key: pool for key, pool in assignment.items() if pool is not None}
+    pools = Pools.gathered(pins, {}, link_cost, capacity)
+    label = {key: pools.names.index(pool) for key, pool in pins.items()}
+    label |= dict.fromkeys(blocked, pools.blocked)
+    needed: dict[K, set[int]] = defaultdict(set)
+    for key, inputs in dependencies.items():
+        for source in inputs:
+            needed[source].add(label.get(key, pools.nowhere))
+    keys = list(needed)
+    filled = dict(zip(keys, _known_sizes(keys, sizes)))
+    total = sum(
+        Fraction(filled[key]) * sum(pools.cost[label.get(key, pools.nowhere)][q] for q in where)
+        for key, where in needed.items()
+    )
+    return float(total / pools.unit)
+
+
+def _known_sizes(keys: Sequence[K], sizes: Mapping[K, float]) -> list[float]:
+    """Size of each key's output; the median of the known ones, or else 1, where it is missing."""
+    # Comparing lists of the same objects is many times cheaper than looking each of them up.
+    same = len(sizes) == len(keys) and list(sizes) == keys
+    found = list(sizes.values()) if same else list(map(sizes.get, keys))
+    distinct = set(found)
+    for size in distinct:
+        if size is not None and not (isfinite(size) and size >= 0):
+            raise InvalidSize(*next((k, s) for k, s in zip(keys, found) if s is size))
+    if None in distinct:
+        typical = median([size for size in found if size is not None] or [1])
+        return [typical if size is None else size for size in found]
+    return cast("list[float]", found)
+
+
+def _fixed_labels(
+    graph: TaskGraph[K],
+    pools: Pools,
+    pins: Mapping[K, Pool],
+    blocked: Collection[K],
+) -> dict[int, int]:
+    """Label of every task that is not to be placed, by number."""
+    label = {pool: index for index, pool in enumerate(pools.names)}
+    known = [key for key in pins if key in graph.number]
+    fixed = dict.fromkeys(graph.tasks(graph.outside), pools.nowhere)
+    fixed |= zip(graph.tasks(known), [label[pins[key]] for key in known])
+    for key in blocked:
+        if key in pins:
+            raise PinNotAllowed(key, pins[key], ())
+    return fixed | dict.fromkeys(graph.tasks(blocked), pools.blocked)
+
+
+def _masks(
+    graph: TaskGraph[K],
+    pools: Pools,
+    pins: Mapping[K, Pool],
+    allowed: Mapping[K, Collection[Pool]],
+    blocked: Collection[K],
+) -> dict[int, int]:
+    """Bits of the pools that each restricted task may go to, by number."""
+    for key in pins.keys() & allowed.keys():
+        if pins[key] not in allowed[key]:
+            raise PinNotAllowed(key, pins[key], allowed[key])
+    bit = {pool: 1 << index for index, pool in enumerate(pools.names)}
+    masks: dict[int, int] = {}
+    bound = pins.keys() | set(blocked)
+    for key in allowed.keys() - bound:
+        mask = sum(bit[pool] for pool in set(allowed[key])) & pools.open
+        if not mask:
+            raise NoPoolAllowed(key, allowed[key])
+        masks |= dict.fromkeys(graph.tasks([key]), mask)
+    return masks
+
+
+def _place_indexed(
+    inputs: Sequence[int],
+    counts: Sequence[int],
+    sizes: Sequence[float],
+    fixed: Mapping[int, int],
+    masks: Mapping[int, int],
+    pools: Pools,
+    balance: float = 0.0,
+) -> list[int]:
+    """:func:`place` by number, for callers whose keys are numbered already.
+
+    Parameters
+    ----------
+    inputs : sequence of int
+        The inputs of task 0, then those of task 1, and so on; each comes before its consumers.
+    counts : sequence of int
+        How many inputs each task has.
+    sizes : sequence of float
+        Size of each task's output.
+    fixed, masks : mapping of int to int
+        Label of each fixed task, and bits of the pools that restricted tasks may go to.
+    pools : Pools
+        The pools by number, and what their links cost.
+    balance : float
+        As in :func:`place`.
+
+    Returns
+    -------
+    list of int
+        Label of each task.
+    """
+    kinds = Kinds.of_graph(inputs, counts, sizes, fixed, masks)
+    linked = linked_kinds(kinds, pools)
+    kernel = Kernel.of_kinds(kinds, linked, pools)
+    work = WORK + WORK_PER_TASK * len(counts)
+    solution = solve(kernel.problem(work))
+    placed = [*map(kernel.by_kind(solution).__getitem__, kinds.of)]
+    if balance:
+        placed = balanced(placed, solution, kernel, inputs, counts, sizes, balance, work)
+    if not kinds.stable:
+        unlink(placed, inputs, counts, fixed, masks, pools)
+    adrift = {task for task in masks if not linked[kinds.of[task]]}
+    if adrift:
+        _settle(placed, adrift, inputs, counts, sizes, fixed, masks, pools)
+    return placed
+
+
+def _settle(
+    placed: list[int],
+    adrift: Collection[int],
+    inputs: Sequence[int],
+    counts: Sequence[int],
+    sizes: Sequence[float],
+    fixed: Mapping[int, int],
+    masks: Mapping[int, int],
+    pools: Pools,
+) -> None:
+    """Send restricted tasks that are near to nothing to the least loaded pool they may go to.
+
+    Those that feed each other go together. If they may not, or if they are near to blocked tasks,
+    traffic has decided already.
+    """
+    group = {task: [task] for task in sorted(adrift)}
+    decided = set()
+    following = iter(inputs)
+    for task, count in enumerate(counts):
+        for source in islice(following, count):
+            if task in adrift and source in adrift:
+                if group[task] is not group[source]:
+                    small, large = sorted((group[task], group[source]), key=len)
+                    large += small
+                    group |= dict.fromkeys(small, large)
+            elif task in adrift and fixed.get(source) == pools.blocked:
+                decided.add(task)
+            elif source in adrift and fixed.get(task) == pools.blocked:
+                decided.add(source)
+    groups = []
+    for tasks in {id(tasks): tasks for tasks in group.values()}.values():
+        mask = reduce(and_, (masks[task] for task in tasks))
+        if mask and decided.isdisjoint(tasks):
+            groups.append((sorted((sizes[task] for task in tasks), reverse=True), mask, tasks))
+            for task in tasks:
+                placed[task] = pools.nowhere
+    load = [Fraction(0)] * len(pools.names)
+    for (pool, size), count in Counter(zip(placed, sizes)).items():
+        if pool < pools.blocked:
+            load[pool] += Fraction(size) * count
+    for made, mask, tasks in sorted(groups, key=lambda group: (-fsum(group[0]), *group[:2])):
+        after = {
+            p: (load[p] + sum(map(Fraction, made))) / pools.capacity[p] for p in pools.options(mask)
+        }
+        pool = min(after, key=lambda p: (after[p], p))
+        load[pool] += sum(map(Fraction, made))
+        for task in tasks:
+            placed[task] = pool

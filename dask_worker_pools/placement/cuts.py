@@ -1,0 +1,450 @@
+"""Cheapest labels for the nodes of a hypergraph, by minimum cuts.
+
+Everything here is one move, `_cut`: given labels, which nodes should take label α instead of the
+one they have? An auxiliary node per net and label makes the question a minimum cut (the source's
+side takes α)::
+
+        label q is needed while one of its              α is needed once one of the
+        consumers stays                                 consumers takes it
+
+        source --w·c(p,q)--> [ y ] --∞--> v1            v1 --∞--> [ z ] --w·c(p,α)--> hub
+                               ^ `----∞--> v2            v2 --∞----^             (or the sink)
+                hub --w·c(α,q) - w·c(p,q)
+
+With two labels one cut is exact: all nodes start with one label, the cut says which take the other
+(Greig, Porteous, Seheult 1989). With more, α is each label in turn until no cut gains (Boykov,
+Veksler, Zabih 2001); the problem is the multiway cut of Dahlhaus et al. (1994), NP-hard from three
+labels on. Where link costs differ, c(p,q) > c(α,q) cannot be an arc of a cut. The hub's way to α is
+then overpriced to c(p,q): the present labels keep their true cost and none is made too cheap, so
+a gain is still a gain. Swaps between two labels, which need no such correction, fill the gap.
+
+Weights and costs are integers: equal is equal, whatever the order of addition. A cut gives the
+smallest set that gains, which does not depend on the order of nodes or nets either.
+
+Sources: D. M. Greig, B. T. Porteous, A. H. Seheult, "Exact maximum a posteriori estimation for
+binary images", J. R. Statist. Soc. B 51 (1989); Y. Boykov, O. Veksler, R. Zabih, "Fast approximate
+energy minimization via graph cuts", IEEE PAMI 23 (2001); E. Dahlhaus et al., "The complexity of
+multiterminal cuts", SIAM Journal on Computing 23 (1994).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import permutations
+
+from .contraction import contracted, is_contractible
+from .maxflow import Network
+from .nets import Net, Problem
+
+__all__ = ["solve"]
+
+#: problems with more nodes are contracted first
+MANY = 400
+#: pieces with more nodes × labels are placed greedily, then cut in windows
+LARGE = 16_000
+#: nodes in a window
+WINDOW = 600
+#: arcs that could be looked at in the time that it takes to choose one
+WINDOW_WORK = 10_000
+#: pieces up to this many nodes × labels are tried from the start of every label
+MANY_STARTS = 2000
+
+
+#: pieces up to this many are searched for what no single cut finds
+FORCED = 64
+
+
+def solve(problem: Problem, start: Sequence[int] | None = None) -> list[int]:
+    """Label every node at the least cost that is found.
+
+    Exact where two labels are in question; never worse than greedy labels and single moves, nor
+    than `start`, from which the search begins if it is given.
+
+    Examples
+    --------
+    Label 0 holds 5 units that node 0 needs, label 1 holds 3. What node 0 makes (1 unit) is used at
+    label 1.
+
+    >>> nets = [
+    ...     Net(5, ~0, (0,), frozenset()),
+    ...     Net(3, ~1, (0,), frozenset()),
+    ...     Net(1, 0, (), frozenset([1])),
+    ... ]
+    >>> solve(Problem([(0, 1)], nets, [[0, 1], [1, 0]]))
+    [0]
+    """
+    if start is None and len(problem.options) > MANY and is_contractible(problem):
+        smaller, where = contracted(problem)
+        found = _solve(smaller, [options[0] for options in smaller.options], fresh=True)
+        return [found[node] if node >= 0 else ~node for node in where]
+    labels = [options[0] for options in problem.options] if start is None else list(start)
+    return _solve(problem, labels, fresh=start is None)
+
+
+def _solve(problem: Problem, labels: list[int], *, fresh: bool) -> list[int]:
+    """Label each piece in the way that suits it, in place."""
+    for piece in _pieces(problem):
+        used = _useful(problem, piece)
+        large = len(piece) * len(used) > LARGE
+        if len(used) == 1:
+            _start_from(problem, labels, piece, min(used), used)
+        elif len(used) == 2 and not large:
+            before = [labels[node] for node in piece]
+            _start_from(problem, labels, piece, max(used), used)
+            _cut(problem, labels, piece, min(used))
+            if problem.work <= 0 and fresh:
+                _search(problem, labels, piece, used)
+            elif problem.work <= 0:
+                _restore(labels, piece, before)
+        elif fresh:
+            _search(problem, labels, piece, used)
+        elif not large:
+            _descend(problem, labels, piece, used)
+    return labels
+
+
+def _restore(labels: list[int], nodes: Iterable[int], before: Iterable[int]) -> None:
+    """Take labels back."""
+    for node, label in zip(nodes, before, strict=True):
+        labels[node] = label
+
+
+def _pieces(problem: Problem) -> Iterator[list[int]]:
+    """Sets of nodes that no net connects, each in topological order."""
+    seen = [False] * len(problem.options)
+    for start in range(len(seen)):
+        if seen[start]:
+            continue
+        seen[start] = True
+        piece = [start]
+        nets: set[int] = set()
+        for node in piece:
+            for number in problem.touching[node]:
+                if number in nets:
+                    continue
+                nets.add(number)
+                net = problem.nets[number]
+                for other in (*net.consumers, net.hub):
+                    if other >= 0 and not seen[other]:
+                        seen[other] = True
+                        piece.append(other)
+        yield sorted(piece)
+
+
+def _search(problem: Problem, labels: list[int], piece: list[int], used: set[int]) -> None:
+    """Label a piece, in place, from several starts if it is small."""
+    starts = [_greedy(problem, labels, piece, used)]
+    size = len(piece) * len(used)
+    if size <= MANY_STARTS:
+        for label in sorted(used):
+            starts.append(labels.copy())
+            _start_from(problem, starts[-1], piece, label, used)
+    for start in starts:
+        if size > LARGE:
+            _moves(problem, start, piece, used)
+            _windows(problem, start, piece, used)
+        else:
+            _descend(problem, start, piece, used)
+    if problem.work <= 0:
+        _moves(problem, starts[0], piece, used)
+    best = min(starts, key=lambda start: problem.price(start, piece))
+    if size <= FORCED:
+        best = _forced(problem, best, piece, used)
+    for node in piece:
+        labels[node] = best[node]
+
+
+def _useful(problem: Problem, piece: list[int]) -> set[int]:
+    """Labels worth considering: where all links cost the same, those with something to be near."""
+    options = set().union(*(problem.options[node] for node in piece))
+    links = {problem.cost[p][q] for p, q in permutations(options, 2)}
+    nets = [problem.nets[number] for number in problem.nets_of(piece)]
+    near = {~net.hub for net in nets if net.hub < 0}.union(*(net.present for net in nets))
+    restricted = any(len(problem.options[node]) < len(options) for node in piece)
+    if restricted or problem.burden or len(links) > 1 or not near or not near <= options:
+        return options
+    return near
+
+
+def _start_from(
+    problem: Problem, labels: list[int], piece: list[int], label: int, used: set[int]
+) -> None:
+    """Give every node `label`, or else its first label in use."""
+    for node in piece:
+        options = problem.options[node]
+        labels[node] = label if label in options else min(used.intersection(options))
+
+
+def _descend(problem: Problem, labels: list[int], piece: list[int], used: set[int]) -> None:
+    """Cut until neither taking a label nor swapping two of them gains."""
+    order = sorted(used)
+    symmetric = len({problem.cost[p][q] for p, q in permutations(order, 2)}) <= 1
+    gaining = True
+    while gaining:
+        gaining = False
+        for alpha in order:
+            gaining |= _cut(problem, labels, piece, alpha)
+        if gaining or symmetric:
+            continue
+        for alpha, beta in permutations(order, 2):
+            gaining |= _swap(problem, labels, piece, alpha, beta)
+
+
+def _forced(problem: Problem, labels: list[int], piece: list[int], used: set[int]) -> list[int]:
+    """Force single nodes elsewhere and let the others follow, as long as that gains."""
+    best, price = labels, problem.price(labels, piece)
+    gaining = True
+    while gaining:
+        gaining = False
+        for node in piece:
+            others = [other for other in piece if other != node]
+            for label in sorted(used.intersection(problem.options[node])):
+                if label == best[node]:
+                    continue
+                trial = best.copy()
+                trial[node] = label
+                _descend(problem, trial, others, used)
+                _descend(problem, trial, piece, used)
+                if problem.price(trial, piece) < price:
+                    best, price = trial, problem.price(trial, piece)
+                    gaining = True
+    return best
+
+
+def _swap(problem: Problem, labels: list[int], piece: list[int], alpha: int, beta: int) -> bool:
+    """Deal labels α and β out anew among the nodes that have one of them."""
+    both = {alpha, beta}
+    nodes = [n for n in piece if labels[n] in both and both.issubset(problem.options[n])]
+    before = {node: labels[node] for node in nodes}
+    price = problem.price(labels, nodes)
+    for node in nodes:
+        labels[node] = beta
+    _cut(problem, labels, nodes, alpha)
+    if problem.price(labels, nodes) < price:
+        return True
+    _restore(labels, before, before.values())
+    return False
+
+
+def _cut(problem: Problem, labels: list[int], nodes: Iterable[int], alpha: int) -> bool:
+    """Give label `alpha` to those of `nodes` for which that gains most; say whether it gained."""
+    movers = [n for n in nodes if labels[n] != alpha and alpha in problem.options[n]]
+    if not movers:
+        return False
+    place = {node: index for index, node in enumerate(movers)}
+    if problem.work <= 0:
+        return False
+    network = Network(len(movers))
+    touched = problem.nets_of(movers)
+    forever = 1 + sum(problem.nets[number].weight for number in touched) * (
+        len(problem.cost) * max(map(max, problem.cost))
+    )
+    for number in touched:
+        _add_net(network, problem.nets[number], labels, place, alpha, problem.cost, forever)
+    if problem.burden:
+        for index, node in enumerate(movers):
+            burden = problem.burden[node]
+            network.terminal(index, source=burden[labels[node]], sink=burden[alpha])
+    side = network.source_side(problem.work)
+    problem.work -= network.work + len(network.head)
+    moved = [movers[index] for index in side or () if index < len(movers)]
+    if not moved:
+        return False
+    before = problem.price(labels, moved)
+    old = [labels[node] for node in moved]
+    for node in moved:
+        labels[node] = alpha
+    if problem.price(labels, moved) < before:
+        return True
+    _restore(labels, moved, old)
+    return False
+
+
+def _add_net(
+    network: Network,
+    net: Net,
+    labels: Sequence[int],
+    place: dict[int, int],
+    alpha: int,
+    cost: Sequence[Sequence[int]],
+    forever: int,
+) -> None:
+    """Draw one net into the network of a cut, as in the module's picture."""
+    hub = place.get(net.hub)
+    own = labels[net.hub] if net.hub >= 0 else ~net.hub
+    present = set(net.present)
+    staying: dict[int, list[int]] = defaultdict(list)
+    for node in net.consumers:
+        if node in place:
+            staying[labels[node]].append(place[node])
+        else:
+            present.add(labels[node])
+    if hub is not None:
+        for label in present:
+            stays, goes = net.weight * cost[own][label], net.weight * cost[alpha][label]
+            network.terminal(hub, source=stays, sink=goes)
+
+    for label, nodes in staying.items():
+        stays, goes = net.weight * cost[own][label], net.weight * cost[alpha][label]
+        if label in present or not (stays or (hub is not None and goes)):
+            continue
+        needed = nodes[0] if len(nodes) == 1 else network.node()
+        network.terminal(needed, source=stays)
+        if hub is not None and goes > stays:
+            network.arc(hub, needed, goes - stays)
+        if len(nodes) > 1:
+            for node in nodes:
+                network.arc(needed, node, forever)
+
+    ship = net.weight * cost[own][alpha]
+    takers = [node for nodes in staying.values() for node in nodes]
+    if alpha in present or not ship or not takers:
+        return
+    taken = takers[0] if len(takers) == 1 else network.node()
+    if len(takers) > 1:
+        for node in takers:
+            network.arc(node, taken, forever)
+    if hub is None:
+        network.terminal(taken, sink=ship)
+    else:
+        network.arc(taken, hub, ship)
+
+
+def _greedy(problem: Problem, labels: list[int], piece: list[int], used: set[int]) -> list[int]:
+    """Label each node where its inputs are cheapest to bring, and the rest by their consumers."""
+    greedy = labels.copy()
+    placed = [False] * len(labels)
+    for node in piece:
+        incoming = [problem.nets[n] for n in problem.touching[node] if problem.nets[n].hub != node]
+        near = [
+            (net.weight, greedy[net.hub] if net.hub >= 0 else ~net.hub)
+            for net in incoming
+            if net.hub < 0 or placed[net.hub]
+        ]
+        votes = Counter[int]()
+        for weight, label in near:
+            votes[label] += weight
+        if votes:
+            greedy[node] = min(
+                sorted(used.intersection(problem.options[node])),
+                key=lambda q: sum(w * problem.cost[p][q] for p, w in votes.items()),
+            )
+            placed[node] = True
+    for node in reversed(piece):
+        if placed[node]:
+            continue
+        needed: set[int] = set()
+        for number in problem.touching[node]:
+            net = problem.nets[number]
+            if net.hub == node:
+                needed.update(net.present, (greedy[v] for v in net.consumers if placed[v]))
+        greedy[node] = min(
+            sorted(used.intersection(problem.options[node])),
+            key=lambda p: sum(problem.cost[p][q] for q in needed),
+        )
+        placed[node] = True
+    return greedy
+
+
+def _moves(problem: Problem, labels: list[int], piece: list[int], used: set[int]) -> None:
+    """Move single nodes while that gains, a few rounds at most."""
+    counts = [Counter(labels[node] for node in net.consumers) for net in problem.nets]
+    for net, count in zip(problem.nets, counts, strict=True):
+        count.update(net.present)
+    nodes: Iterable[int] = piece
+    for _ in range(8):
+        moved: list[int] = []
+        for node in nodes:
+            own = labels[node]
+            best = min(
+                sorted(used.intersection(problem.options[node])),
+                key=lambda q: (_price_alone(problem, labels, counts, node, q), q != own),
+            )
+            if best == own:
+                continue
+            for number in problem.touching[node]:
+                if problem.nets[number].hub != node:
+                    counts[number][own] -= 1
+                    counts[number][best] += 1
+            labels[node] = best
+            moved.append(node)
+        nodes = sorted(
+            {
+                v
+                for n in problem.nets_of(moved)
+                for v in (*problem.nets[n].consumers, problem.nets[n].hub)
+                if v >= 0
+            }
+        )
+        if not nodes:
+            return
+
+
+def _price_alone(
+    problem: Problem, labels: Sequence[int], counts: list[Counter[int]], node: int, label: int
+) -> int:
+    """Cost of the nets of `node` if it had `label`, as far as that depends on it."""
+    total = problem.burden[node][label] if problem.burden else 0
+    for number in problem.touching[node]:
+        net = problem.nets[number]
+        if net.hub == node:
+            row = problem.cost[label]
+            total += net.weight * sum(row[q] for q, many in counts[number].items() if many)
+        elif counts[number][label] == (labels[node] == label):
+            own = labels[net.hub] if net.hub >= 0 else ~net.hub
+            total += net.weight * problem.cost[own][label]
+    return total
+
+
+def _windows(problem: Problem, labels: list[int], piece: list[int], used: set[int]) -> None:
+    """Cut anew in windows around the places where labels meet, while the work allows."""
+    member = set(piece)
+    gaining = True
+    while gaining:
+        gaining = False
+        covered: set[int] = set()
+        for seed in piece:
+            if problem.work <= 0:
+                return
+            if seed in covered or len(_labels_near(problem, labels, [seed])) < 2:
+                continue
+            window = _window(problem, seed, member)
+            problem.work -= WINDOW_WORK
+            covered.update(window)
+            near = sorted(used.intersection(_labels_near(problem, labels, window)))
+            if len(near) == 2:
+                gaining |= _swap(problem, labels, window, *near)
+                continue
+            for alpha in near:
+                gaining |= _cut(problem, labels, window, alpha)
+
+
+def _labels_near(problem: Problem, labels: Sequence[int], nodes: Iterable[int]) -> set[int]:
+    """Labels on the nets of `nodes`."""
+    near: set[int] = set()
+    for number in problem.nets_of(nodes):
+        net = problem.nets[number]
+        near.update(net.present, (labels[node] for node in net.consumers))
+        near.add(labels[net.hub] if net.hub >= 0 else ~net.hub)
+    return near
+
+
+def _window(problem: Problem, seed: int, member: set[int]) -> list[int]:
+    """Return the nodes of `member` nearest to `seed`."""
+    window = {seed: None}
+    queue = [seed]
+    nets: set[int] = set()
+    for node in queue:
+        for number in problem.touching[node]:
+            if number in nets:
+                continue
+            nets.add(number)
+            net = problem.nets[number]
+            for other in (net.hub, *net.consumers):
+                if len(window) == WINDOW:
+                    return list(window)
+                if other in member and other not in window:
+                    window[other] = None
+                    queue.append(other)
+    return list(window)
