@@ -2,6 +2,7 @@
 
 from dask_worker_pools.annotations import pool
 from dask_worker_pools.collection import get_pool, plan_pools, propagate_pools_in_collection
+from dask_worker_pools.localcluster import LocalPoolCluster
 from dask_worker_pools.plan import (
     AmbiguousPool,
     ConflictingPools,
@@ -13,11 +14,14 @@ from dask_worker_pools.plan import (
     Transfer,
 )
 from dask_worker_pools.propagate import propagate_pools
-from dask_worker_pools.visualize import visualize_pools
+from dask_worker_pools.transfers import measure_transfers
+from dask_worker_pools.visualize import GraphvizNotFound, visualize_pools
 
 __all__ = [
     "AmbiguousPool",
     "ConflictingPools",
+    "GraphvizNotFound",
+    "LocalPoolCluster",
     "LostKeys",
     "NoSuchPool",
     "PeerToPeerInPool",
@@ -25,6 +29,7 @@ __all__ = [
     "PoolError",
     "Transfer",
     "get_pool",
+    "measure_transfers",
     "plan_pools",
     "pool",
     "propagate_pools",

@@ -128,9 +128,9 @@ def check_pool_name(name: object) -> str:
         )
     if not name:
         raise ValueError("A pool needs a name, but got ''. For 'no pool', say pool(None).")
-    if name.lower().startswith(PREFIX):
+    if normal_resource(name).startswith(PREFIX):
         raise ValueError(
-            f"Pool {name!r} already starts with {PREFIX!r}, which is added for you: "
+            f"Pool {name!r} already starts with {name[: len(PREFIX)]!r}, which is added for you: "
             f"say {name[len(PREFIX) :]!r}."
         )
     if re.search(r"[\s,=]", name):

@@ -90,7 +90,7 @@ def missing_pools(
     errors = []
     for pool, resource in sorted(resources.items()):
         if resource not in offered and (layers := plan.layers_in(pool)):
-            errors.append(NoSuchPool(pool, layers.total(), sorted(layers), live))
+            errors.append(NoSuchPool(pool, sum(layers.values()), list(layers), live))
     return errors
 
 

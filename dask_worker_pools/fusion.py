@@ -34,7 +34,13 @@ from dask_worker_pools.annotations import (
     merge_annotations,
     without_pool,
 )
-from dask_worker_pools.graph import TaskGraph, restrict, reverse_lookup, without_annotations
+from dask_worker_pools.graph import (
+    TaskGraph,
+    has_legacy_tasks,
+    restrict,
+    reverse_lookup,
+    without_annotations,
+)
 from dask_worker_pools.kinds import Kind
 from dask_worker_pools.plan import LostKeys
 
@@ -356,6 +362,6 @@ def _pool_layer(name: str, keys: Collection[Key], tasks: TaskGraph) -> Layer:
     # Dask's fusion takes a blockwise layer for whole, even where it was restricted; and only
     # here is it known which tuples in a task are keys, of this pool or of others.
     layer = tasks.layers[name]
-    if len(keys) == len(layer) and not layer.has_legacy_tasks:
+    if len(keys) == len(layer) and not has_legacy_tasks(layer):
         return layer
     return MaterializedLayer(_materialize(keys, tasks))

@@ -150,9 +150,16 @@ def _name(key: Key) -> Hashable:
 
 def _keys_for_legacy_tasks(graph: HighLevelGraph) -> Collection[Key]:
     # Only tasks written as plain tuples need to be told which of their arguments are keys.
-    if any(layer.has_legacy_tasks for layer in graph.layers.values()):
+    if any(map(has_legacy_tasks, graph.layers.values())):
         return graph.get_all_external_keys()
     return ()
+
+
+def has_legacy_tasks(layer: Layer) -> bool:
+    """Whether a layer holds tasks in the old form, a tuple of a function and its arguments."""
+    if isinstance(layer, Blockwise):
+        return False
+    return any(not isinstance(task, GraphNode) for task in layer.values())
 
 
 def _layer_edges(

@@ -71,9 +71,12 @@ class Plan:
             layers[self.layer_of[key]].append(key)
         return dict(layers)
 
-    def layers_in(self, pool: str) -> Counter[str]:
-        """How many tasks of each layer run in `pool`."""
-        return Counter(self.layer_of[key] for key, where in self.pools.items() if where == pool)
+    def layers_in(self, pool: str) -> dict[str, int]:
+        """How many tasks of each layer run in `pool`; layers with pinned tasks come first."""
+        inside = [key for key, where in self.pools.items() if where == pool]
+        pinned = dict.fromkeys(self.layer_of[key] for key in inside if key in self.pinned)
+        counts = Counter(self.layer_of[key] for key in inside)
+        return {name: counts[name] for name in (*pinned, *sorted(counts.keys() - pinned.keys()))}
 
 
 class PoolError(Exception):
@@ -226,7 +229,7 @@ class LostKeys(PoolError, RuntimeError):
 def _some(names: Sequence[str], limit: int = 3) -> str:
     shown = ", ".join(map(repr, names[:limit]))
     more = len(names) - limit
-    return f"{shown} and {more} more layers" if more > 0 else shown
+    return f"{shown} and {more} more layer{'s'[: more != 1]}" if more > 0 else shown
 
 
 def _counted(pools: Mapping[str, int]) -> str:

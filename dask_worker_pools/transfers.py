@@ -20,7 +20,7 @@ _PREFIXES = (PREFIX, PREFIX.replace("-", "_"))
 
 
 @dataclass(frozen=True)
-class Transfer:
+class MeasuredTransfer:
     """One message with data from one worker to another."""
 
     keys: tuple[Hashable, ...]  #: the tasks whose results it held
@@ -36,13 +36,13 @@ class Transfers:
     """What moved while a block of `measure_transfers` ran; filled when the block ends."""
 
     def __init__(self) -> None:
-        self._transfers: list[Transfer] | None = None
+        self._transfers: list[MeasuredTransfer] | None = None
 
     def __repr__(self) -> str:
         return f"<Transfers {'…' if self._transfers is None else self.bytes_by_link}>"
 
     @property
-    def transfers(self) -> list[Transfer]:
+    def transfers(self) -> list[MeasuredTransfer]:
         """Every transfer from worker to worker, also within a pool."""
         if self._transfers is None:
             raise RuntimeError("What moved is known once the measured block has ended.")
@@ -270,7 +270,7 @@ def _readable(logs: Mapping[str, Any]) -> dict[str, tuple[_Entries, _Entries]]:
 
 def _combine(
     logs: Mapping[str, tuple[_Entries, _Entries]], workers: Mapping[str, list[str]]
-) -> list[Transfer]:
+) -> list[MeasuredTransfer]:
     """Transfers between `workers`, from what was received and what was sent.
 
     Most transfers are in two logs, and count once. In one only are
@@ -320,12 +320,14 @@ def _identity(link: _Link) -> Hashable:
     return source, target, frozenset(keys)  # each end lists the keys in its own order
 
 
-def _transfer(link: _Link, nbytes: int, seconds: float, pools: Mapping[str, list[str]]) -> Transfer:
+def _transfer(
+    link: _Link, nbytes: int, seconds: float, pools: Mapping[str, list[str]]
+) -> MeasuredTransfer:
     source, target, keys = link
     ours, theirs = pools.get(source, []), pools.get(target, [])
     shared = [pool for pool in ours if pool in theirs]
     source_pool, target_pool = (next(iter(shared or p), None) for p in (ours, theirs))
-    return Transfer(keys, source, target, source_pool, target_pool, nbytes, seconds)
+    return MeasuredTransfer(keys, source, target, source_pool, target_pool, nbytes, seconds)
 
 
 def _pools_in(offered: list[str]) -> list[str]:

@@ -148,7 +148,8 @@ def test_asynchronous_tasks_may_interleave() -> None:
 
     async def both() -> tuple[str, str]:
         one, two = asyncio.Event(), asyncio.Event()
-        return await asyncio.gather(work("wait", one, two), work("warn", two, one))
+        first, second = await asyncio.gather(work("wait", one, two), work("warn", two, one))
+        return first, second
 
     assert asyncio.run(both()) == ("wait", "warn")
     assert not is_on()

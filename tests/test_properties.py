@@ -74,7 +74,7 @@ def arrays(program: Program) -> list[da.Array]:
     return list({made[i % len(made)].name: made[i % len(made)] for i in program.outputs}.values())
 
 
-def array_of(kind: str, name: str, x: da.Array, y: da.Array) -> da.Array:
+def array_of(kind: str, name: str, x: da.Array, y: da.Array) -> Any:
     """The array of one step; all are 8 × 8, so that any may meet any."""
     match kind:
         case "source":

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from distributed import Client, wait
 
-from dask_worker_pools.transfers import Transfer, Transfers, measure_transfers
+from dask_worker_pools.transfers import MeasuredTransfer, Transfers, measure_transfers
 
 KB = 1000
 
@@ -80,7 +80,7 @@ def test_a_record_says_what_went_where(client: Client, pool_cluster: clusters.Po
     with measure_transfers(client) as moved:
         client.submit(len, made, workers=[target]).result()
     [record] = moved.transfers
-    assert record == Transfer(
+    assert record == MeasuredTransfer(
         keys=(("made", 0),),
         source=source,
         target=target,

@@ -15,7 +15,7 @@ import dask.array as da
 import numpy as np
 from dask._expr import FinalizeCompute
 from dask._task_spec import Alias, GraphNode, convert_legacy_graph
-from dask.base import collections_to_expr, unpack_collections
+from dask.base import collections_to_expr, tokenize, unpack_collections
 from dask.core import flatten, toposort
 from dask.typing import Key
 
@@ -101,7 +101,8 @@ def trace(name: str) -> Callable[..., Any]:
 
 def traced(name: str, *arrays: da.Array) -> da.Array:
     """An elementwise operation of `arrays`, traced under `name`."""
-    return da.map_blocks(trace(name), *arrays, dtype=arrays[0].dtype, name=None, token=name)
+    unique = f"{name}-{tokenize(*arrays)}"
+    return da.map_blocks(trace(name), *arrays, dtype=arrays[0].dtype, name=unique)
 
 
 def source(name: str, shape: tuple[int, ...] = (8, 8), chunks: int = 4) -> da.Array:
