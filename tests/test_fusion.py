@@ -299,3 +299,16 @@ def test_fusion_may_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
     with dask.config.set({"optimization.fuse.active": False}):
         done: Run = run_with_pools(annotated_chain(priority=1))
     assert done.pools() == {("A",)}
+
+
+def test_halves_of_a_concatenation_stay_at_home() -> None:
+    """What is done to each half is done where it lies, also where all is gathered at the end."""
+    with pool("A"):
+        a = source("a", (8,))
+    with pool("B"):
+        b = source("b", (8,))
+    both = da.concatenate([a, b])
+    plan = plan_pools(both + 1)
+    done = run_with_pools(traced("plus", both))
+    assert [plan.pools[key] for key in (both + 1).__dask_keys__()] == ["A", "A", "B", "B"]
+    assert sorted(done.pools_of("plus")) == [("A",), ("B",)]

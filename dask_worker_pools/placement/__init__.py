@@ -13,12 +13,15 @@ anything in between, such as shipping a small array before it is expanded.
 The method, one idea a module:
 
 1. Tasks that no path connects to a pin have nothing to be near to. They stay without a pool.
-2. Interchangeable tasks become one node (:mod:`~dask_worker_pools.classes`).
-3. Minimum cuts label the nodes (:mod:`~dask_worker_pools.cuts`), exactly for two pools, with
-   Dinic's maximum flow (:mod:`~dask_worker_pools.maxflow`).
-4. Where the choice matters little, load decides (:mod:`~dask_worker_pools.balance`).
+2. Interchangeable tasks become one node (`classes`, `kinds`).
+3. Minimum cuts label the nodes (`cuts`), exactly for two pools, with Dinic's maximum flow
+   (`maxflow`). Large problems first lose the nodes that are certain to stay together
+   (`contraction`), and those that are still too large to cut whole are cut in windows.
+4. Where the choice does not matter, outputs cross as late as they can (`kinds`); where it matters
+   little, load decides (`balance`).
 
-All of it depends on the graph only: not on the names of keys, nor on any order of dictionaries.
+Pools are told apart by name where nothing else does it. For the rest the answer depends on the
+graph only: not on the names of keys, nor on any order of dictionaries.
 
 >>> graph = {"a": [], "b": [], "sum": ["a", "b"], "scale": [], "out": ["sum", "scale"]}
 >>> pins = {"a": "eu", "b": "us"}
@@ -39,10 +42,10 @@ from statistics import median
 from types import MappingProxyType
 from typing import TypeVar, cast
 
-from .balance import balanced
-from .cuts import solve
-from .kinds import Kernel, Kinds, linked_kinds, unlink
-from .problem import (
+from dask_worker_pools.placement.balance import balanced
+from dask_worker_pools.placement.cuts import solve
+from dask_worker_pools.placement.kinds import Kernel, Kinds, crossing_late, linked_kinds, unlink
+from dask_worker_pools.placement.problem import (
     GraphCycle,
     InvalidCapacity,
     InvalidLinkCost,
@@ -71,7 +74,7 @@ __all__ = [
 K = TypeVar("K", bound=Hashable)
 
 #: how many arcs the cuts may look at: so many, and so many for each task
-WORK, WORK_PER_TASK = 5_000_000, 5
+WORK, WORK_PER_TASK = 10_000_000, 5
 
 
 def place(
@@ -128,18 +131,17 @@ def place(
     """
     pools = Pools.gathered(pins, allowed, link_cost, capacity)
     graph = TaskGraph.interned(dependencies)
-    sizes_found = _known_sizes(graph.keys, sizes)
     labels = _place_indexed(
         graph.inputs,
         graph.counts,
-        [*map(sizes_found.__getitem__, graph.order)],
+        graph.ordered(_known_sizes(graph.keys, sizes)),
         _fixed_labels(graph, pools, pins, blocked),
         _masks(graph, pools, pins, allowed, blocked),
         pools,
         balance,
     )
-    names = [*map([*pools.names, None, None].__getitem__, labels)]
-    placed = dict(zip(graph.keys, map(names.__getitem__, graph.rank)))
+    names: list[Pool | None] = [*pools.names, None, None]
+    placed = dict(zip(graph.keys, map(names.__getitem__, graph.as_came(labels))))
     for key in graph.outside:
         del placed[key]
     return placed
@@ -216,9 +218,10 @@ def _fixed_labels(
 ) -> dict[int, int]:
     """Label of every task that is not to be placed, by number."""
     label = {pool: index for index, pool in enumerate(pools.names)}
-    known = [key for key in pins if key in graph.number]
-    fixed = dict.fromkeys(graph.tasks(graph.outside), pools.nowhere)
-    fixed |= zip(graph.tasks(known), [label[pins[key]] for key in known])
+    where = zip(map(graph.number.get, pins), pins.values())
+    fixed = {graph.rank[place]: label[pool] for place, pool in where if place is not None}
+    nowhere = graph.tasks(key for key in graph.outside if key not in pins)
+    fixed |= dict.fromkeys(nowhere, pools.nowhere)
     for key in blocked:
         if key in pins:
             raise PinNotAllowed(key, pins[key], ())
@@ -278,7 +281,7 @@ def _place_indexed(
     list of int
         Label of each task.
     """
-    kinds = Kinds.of_graph(inputs, counts, sizes, fixed, masks)
+    kinds = crossing_late(Kinds.of_graph(inputs, counts, sizes, fixed, masks), pools)
     linked = linked_kinds(kinds, pools)
     kernel = Kernel.of_kinds(kinds, linked, pools)
     work = WORK + WORK_PER_TASK * len(counts)

@@ -3,8 +3,8 @@
 The load of a pool is the bytes that its tasks produce per worker. Among the placements within a
 fraction ε of the least traffic T, the one with the smallest largest load is sought:
 
-1. *Price*. Let the hottest pool charge ε·T for all the bytes it produces now, and label anew.
-   Staying would cost T + ε·T at most, so whatever is cheaper now has a traffic of (1 + ε)·T at most.
+1. *Price*. Let the hottest pool charge ε·T for all the bytes that it produces, and label anew.
+   Staying would cost T + ε·T, so whatever is cheaper now has a traffic of (1 + ε)·T at most.
 2. *Mix*. Between the old placement and the new one lie the mixtures. Tasks that differ are joined
    to blocks along the outputs they share. A block can go either way on its own: the old placement
    is the cheapest, so moving a block never gains, and all of them together cost ε·T at most. Small
@@ -25,9 +25,9 @@ from itertools import accumulate, compress, groupby
 from math import lcm
 from operator import ne
 
-from .cuts import solve
-from .kinds import Kernel, Kinds, canonical
-from .nets import Problem
+from dask_worker_pools.placement.cuts import solve
+from dask_worker_pools.placement.kinds import Kernel, Kinds, canonical
+from dask_worker_pools.placement.nets import Problem
 
 __all__ = ["balanced"]
 
@@ -241,7 +241,7 @@ def _light(kernel: Kernel, moving: set[int], margin: Fraction) -> list[bool]:
 
 
 def _heights(kinds: Kinds) -> list[int]:
-    """Steps from each kind to the nearest end of the graph."""
+    """Count the steps from each kind to the nearest end of the graph."""
     producers: list[list[int]] = [[] for _ in kinds.label]
     height = [-1] * len(kinds.label)
     ends = []
@@ -263,7 +263,7 @@ def _heights(kinds: Kinds) -> list[int]:
 def _blocks(
     moving: bytearray, light: Sequence[bool], inputs: Sequence[int], counts: Sequence[int]
 ) -> list[list[int]]:
-    """Moving tasks, joined along the outputs that they share unless these are light."""
+    """Join moving tasks along the outputs that they share unless these are light."""
     parent = list(range(len(counts)))
     ends = [*accumulate(counts)]
 

@@ -103,7 +103,7 @@ class Multiset(State):
     """A state that counts: its members are pairs of a state and how many times it was added."""
 
     __slots__ = ()
-    __hash__ = object.__hash__  # type: ignore[assignment]
+    __hash__ = object.__hash__
 
     def __missing__(self, added: State) -> State:
         counts = Counter(dict(cast("frozenset[tuple[State, int]]", self.members)))
@@ -116,7 +116,7 @@ class Fixed(State):
     """A state that nothing changes: the colour of a task that does not depend on its inputs."""
 
     __slots__ = ()
-    __hash__ = object.__hash__  # type: ignore[assignment]
+    __hash__ = object.__hash__
 
     def __missing__(self, added: State) -> State:
         self[added] = self
@@ -275,4 +275,6 @@ def _backward(
             seen = classes[task].seen
             for source in islice(following, count):
                 classes[source] = classes[source][seen]
-    return [c.finished() if type(c) is Gathering else c for c in classes]
+    if any(type(c) is Gathering for c in cast("list[object]", classes)):
+        return [c.finished() if isinstance(c, Gathering) else c for c in classes]
+    return classes

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from .nets import Net, Problem
+from dask_worker_pools.placement.nets import Net, Problem
 
 __all__ = ["contracted", "is_contractible"]
 
@@ -84,7 +84,8 @@ def _merged(problem: Problem) -> list[int]:
             continue
         if fixed:
             (label,) = fixed
-            hub, options = ~label, (label,)
+            hub = ~label
+            options: tuple[int, ...] = (label,)
         else:
             hub = max(nodes, key=weight.__getitem__)
             nodes.remove(hub)

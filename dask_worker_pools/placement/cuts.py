@@ -29,13 +29,13 @@ multiterminal cuts", SIAM Journal on Computing 23 (1994).
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import permutations
+from itertools import permutations, product
 
-from .contraction import contracted, is_contractible
-from .maxflow import Network
-from .nets import Net, Problem
+from dask_worker_pools.placement.contraction import contracted, is_contractible
+from dask_worker_pools.placement.maxflow import Network
+from dask_worker_pools.placement.nets import Net, Problem
 
 __all__ = ["solve"]
 
@@ -43,6 +43,8 @@ __all__ = ["solve"]
 MANY = 400
 #: pieces with more nodes × labels are placed greedily, then cut in windows
 LARGE = 16_000
+#: part of the work that is left which a single cut may take
+CUT_SHARE = 0.7
 #: nodes in a window
 WINDOW = 600
 #: arcs that could be looked at in the time that it takes to choose one
@@ -93,9 +95,9 @@ def _solve(problem: Problem, labels: list[int], *, fresh: bool) -> list[int]:
             before = [labels[node] for node in piece]
             _start_from(problem, labels, piece, max(used), used)
             _cut(problem, labels, piece, min(used))
-            if problem.work <= 0 and fresh:
+            if problem.gave_up and fresh:
                 _search(problem, labels, piece, used)
-            elif problem.work <= 0:
+            elif problem.gave_up:
                 _restore(labels, piece, before)
         elif fresh:
             _search(problem, labels, piece, used)
@@ -111,7 +113,7 @@ def _restore(labels: list[int], nodes: Iterable[int], before: Iterable[int]) -> 
 
 
 def _pieces(problem: Problem) -> Iterator[list[int]]:
-    """Sets of nodes that no net connects, each in topological order."""
+    """Yield sets of nodes that no net connects, each in topological order."""
     seen = [False] * len(problem.options)
     for start in range(len(seen)):
         if seen[start]:
@@ -134,25 +136,25 @@ def _pieces(problem: Problem) -> Iterator[list[int]]:
 
 def _search(problem: Problem, labels: list[int], piece: list[int], used: set[int]) -> None:
     """Label a piece, in place, from several starts if it is small."""
-    starts = [_greedy(problem, labels, piece, used)]
     size = len(piece) * len(used)
-    if size <= MANY_STARTS:
-        for label in sorted(used):
-            starts.append(labels.copy())
-            _start_from(problem, starts[-1], piece, label, used)
-    for start in starts:
-        if size > LARGE:
-            _moves(problem, start, piece, used)
-            _windows(problem, start, piece, used)
-        else:
-            _descend(problem, start, piece, used)
-    if problem.work <= 0:
-        _moves(problem, starts[0], piece, used)
-    best = min(starts, key=lambda start: problem.price(start, piece))
+    _greedy(problem, labels, piece, used)
+    if size > LARGE or problem.gave_up:
+        _moves(problem, labels, piece, used)
+        _windows(problem, labels, piece, used)
+        return
+    _descend(problem, labels, piece, used)
+    if problem.gave_up:
+        _moves(problem, labels, piece, used)
+        _windows(problem, labels, piece, used)
+    best, price = [labels[node] for node in piece], problem.price(labels, piece)
+    for label in sorted(used) if size <= MANY_STARTS else ():
+        _start_from(problem, labels, piece, label, used)
+        _descend(problem, labels, piece, used)
+        if problem.price(labels, piece) < price:
+            best, price = [labels[node] for node in piece], problem.price(labels, piece)
+    _restore(labels, piece, best)
     if size <= FORCED:
-        best = _forced(problem, best, piece, used)
-    for node in piece:
-        labels[node] = best[node]
+        _force(problem, labels, piece, used)
 
 
 def _useful(problem: Problem, piece: list[int]) -> set[int]:
@@ -191,25 +193,24 @@ def _descend(problem: Problem, labels: list[int], piece: list[int], used: set[in
             gaining |= _swap(problem, labels, piece, alpha, beta)
 
 
-def _forced(problem: Problem, labels: list[int], piece: list[int], used: set[int]) -> list[int]:
+def _force(problem: Problem, labels: list[int], piece: list[int], used: set[int]) -> None:
     """Force single nodes elsewhere and let the others follow, as long as that gains."""
-    best, price = labels, problem.price(labels, piece)
+    price = problem.price(labels, piece)
     gaining = True
     while gaining:
         gaining = False
-        for node in piece:
-            others = [other for other in piece if other != node]
-            for label in sorted(used.intersection(problem.options[node])):
-                if label == best[node]:
-                    continue
-                trial = best.copy()
-                trial[node] = label
-                _descend(problem, trial, others, used)
-                _descend(problem, trial, piece, used)
-                if problem.price(trial, piece) < price:
-                    best, price = trial, problem.price(trial, piece)
-                    gaining = True
-    return best
+        for node, label in product(piece, sorted(used)):
+            if label == labels[node] or label not in problem.options[node]:
+                continue
+            before = [labels[other] for other in piece]
+            labels[node] = label
+            _descend(problem, labels, [other for other in piece if other != node], used)
+            _descend(problem, labels, piece, used)
+            if problem.price(labels, piece) < price:
+                price = problem.price(labels, piece)
+                gaining = True
+            else:
+                _restore(labels, piece, before)
 
 
 def _swap(problem: Problem, labels: list[int], piece: list[int], alpha: int, beta: int) -> bool:
@@ -234,6 +235,7 @@ def _cut(problem: Problem, labels: list[int], nodes: Iterable[int], alpha: int) 
         return False
     place = {node: index for index, node in enumerate(movers)}
     if problem.work <= 0:
+        problem.gave_up = True
         return False
     network = Network(len(movers))
     touched = problem.nets_of(movers)
@@ -246,7 +248,9 @@ def _cut(problem: Problem, labels: list[int], nodes: Iterable[int], alpha: int) 
         for index, node in enumerate(movers):
             burden = problem.burden[node]
             network.terminal(index, source=burden[labels[node]], sink=burden[alpha])
-    side = network.source_side(problem.work)
+    # What is left when a cut turns out to be too large is for windows.
+    side = network.source_side(CUT_SHARE * problem.work)
+    problem.gave_up |= side is None
     problem.work -= network.work + len(network.head)
     moved = [movers[index] for index in side or () if index < len(movers)]
     if not moved:
@@ -311,47 +315,41 @@ def _add_net(
         network.arc(taken, hub, ship)
 
 
-def _greedy(problem: Problem, labels: list[int], piece: list[int], used: set[int]) -> list[int]:
+def _greedy(problem: Problem, labels: list[int], piece: list[int], used: set[int]) -> None:
     """Label each node where its inputs are cheapest to bring, and the rest by their consumers."""
-    greedy = labels.copy()
-    placed = [False] * len(labels)
+    placed: set[int] = set()
+    cost = problem.cost
     for node in piece:
-        incoming = [problem.nets[n] for n in problem.touching[node] if problem.nets[n].hub != node]
-        near = [
-            (net.weight, greedy[net.hub] if net.hub >= 0 else ~net.hub)
-            for net in incoming
-            if net.hub < 0 or placed[net.hub]
-        ]
-        votes = Counter[int]()
-        for weight, label in near:
-            votes[label] += weight
+        votes: dict[int, int] = defaultdict(int)
+        for net in problem.nets_around(node):
+            if net.hub < 0:
+                votes[~net.hub] += net.weight
+            elif net.hub in placed:
+                votes[labels[net.hub]] += net.weight
         if votes:
-            greedy[node] = min(
-                sorted(used.intersection(problem.options[node])),
-                key=lambda q: sum(w * problem.cost[p][q] for p, w in votes.items()),
-            )
-            placed[node] = True
+            bring = [(sum(w * cost[p][q] for p, w in votes.items()), q) for q in used]
+            labels[node] = min(pair for pair in bring if pair[1] in problem.options[node])[1]
+            placed.add(node)
     for node in reversed(piece):
-        if placed[node]:
+        if node in placed:
             continue
         needed: set[int] = set()
-        for number in problem.touching[node]:
-            net = problem.nets[number]
+        for net in problem.nets_around(node):
             if net.hub == node:
-                needed.update(net.present, (greedy[v] for v in net.consumers if placed[v]))
-        greedy[node] = min(
-            sorted(used.intersection(problem.options[node])),
-            key=lambda p: sum(problem.cost[p][q] for q in needed),
-        )
-        placed[node] = True
-    return greedy
+                needed.update(net.present, (labels[v] for v in net.consumers if v in placed))
+        ship = [(sum(cost[p][q] for q in needed), p) for p in used]
+        labels[node] = min(pair for pair in ship if pair[1] in problem.options[node])[1]
+        placed.add(node)
 
 
 def _moves(problem: Problem, labels: list[int], piece: list[int], used: set[int]) -> None:
     """Move single nodes while that gains, a few rounds at most."""
-    counts = [Counter(labels[node] for node in net.consumers) for net in problem.nets]
-    for net, count in zip(problem.nets, counts, strict=True):
-        count.update(net.present)
+    counts: dict[int, dict[int, int]] = {}
+    for number in problem.nets_of(piece):
+        net = problem.nets[number]
+        counts[number] = defaultdict(int, dict.fromkeys(net.present, 1))
+        for node in net.consumers:
+            counts[number][labels[node]] += 1
     nodes: Iterable[int] = piece
     for _ in range(8):
         moved: list[int] = []
@@ -382,7 +380,11 @@ def _moves(problem: Problem, labels: list[int], piece: list[int], used: set[int]
 
 
 def _price_alone(
-    problem: Problem, labels: Sequence[int], counts: list[Counter[int]], node: int, label: int
+    problem: Problem,
+    labels: Sequence[int],
+    counts: dict[int, dict[int, int]],
+    node: int,
+    label: int,
 ) -> int:
     """Cost of the nets of `node` if it had `label`, as far as that depends on it."""
     total = problem.burden[node][label] if problem.burden else 0

@@ -31,6 +31,7 @@ class Problem:
     cost: Sequence[Sequence[int]]  #: link cost from label to label; zero from a label to itself
     burden: Sequence[Sequence[int]] = ()  #: cost of each label for each node; empty means none
     work: float = float("inf")  #: arcs that may still be looked at
+    gave_up: bool = field(init=False, default=False)  #: whether a cut was too much for that
     touching: list[list[int]] = field(init=False)  #: nets of each node
 
     def __post_init__(self) -> None:
@@ -44,6 +45,10 @@ class Problem:
     def nets_of(self, nodes: Iterable[int]) -> list[int]:
         """Numbers of the nets that touch any of `nodes`."""
         return list(dict.fromkeys(n for node in nodes for n in self.touching[node]))
+
+    def nets_around(self, node: int) -> list[Net]:
+        """Return the nets that touch `node`."""
+        return [self.nets[number] for number in self.touching[node]]
 
     def price(self, labels: Sequence[int], nodes: Collection[int]) -> int:
         """Cost of what `nodes` have a part in."""

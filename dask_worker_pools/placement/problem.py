@@ -30,6 +30,7 @@ __all__ = [
 
 Pool: TypeAlias = str
 K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 class PlacementError(ValueError):
@@ -177,13 +178,12 @@ class Pools:
                         raise InvalidLinkCost(source, target, cost)
                     rows[p][q] = Fraction(cost)
         counts = [Fraction(workers.get(name, 1)) for name in names]
-        shares = [
-            count / sum(counts) if any(counts) else Fraction(1, len(names)) for count in counts
-        ]
+        whole = sum(counts)
+        shares = [count / whole if whole else Fraction(1, len(names)) for count in counts]
         blocked = len(names)
-        for pool in range(len(names)):
-            rows[pool][blocked] = sum((s * rows[pool][q] for q, s in enumerate(shares)), Fraction())
-            rows[blocked][pool] = sum((s * rows[p][pool] for p, s in enumerate(shares)), Fraction())
+        for p in range(len(names)):
+            rows[p][blocked] = sum((s * rows[p][q] for q, s in enumerate(shares)), Fraction())
+            rows[blocked][p] = sum((s * rows[q][p] for q, s in enumerate(shares)), Fraction())
         unit = lcm(*(cost.denominator for row in rows for cost in row))
         return cls(names, [[int(cost * unit) for cost in row] for row in rows], unit, counts)
 
@@ -204,9 +204,17 @@ class TaskGraph(Generic[K]):
         """Tasks behind those of `keys` that are in the graph."""
         return [self.rank[self.number[key]] for key in keys if key in self.number]
 
+    def ordered(self, values: Sequence[V]) -> Sequence[V]:
+        """Values as the keys came, by task."""
+        return values if isinstance(self.order, range) else [*map(values.__getitem__, self.order)]
+
+    def as_came(self, values: Sequence[V]) -> Sequence[V]:
+        """Values by task, as the keys came."""
+        return values if isinstance(self.rank, range) else [*map(values.__getitem__, self.rank)]
+
     @classmethod
     def interned(cls, dependencies: Mapping[K, Collection[K]]) -> TaskGraph[K]:
-        """Number the keys of a graph."""
+        """Give the keys of a graph numbers."""
         keys = list(dependencies)
         number = dict(zip(keys, range(len(keys))))
         try:
