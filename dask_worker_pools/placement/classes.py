@@ -275,6 +275,5 @@ def _backward(
             seen = classes[task].seen
             for source in islice(following, count):
                 classes[source] = classes[source][seen]
-    if any(type(c) is Gathering for c in cast("list[object]", classes)):
-        return [c.finished() if isinstance(c, Gathering) else c for c in classes]
-    return classes
+    found = cast("list[State | Gathering]", classes)
+    return [c.finished() if isinstance(c, Gathering) else c for c in found]
