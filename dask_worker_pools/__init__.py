@@ -1,5 +1,9 @@
 """Say once which pool of workers a dataset belongs to, and move the fewest bytes between pools."""
 
+import sys
+
+import cloudpickle
+
 from dask_worker_pools.annotations import pool
 from dask_worker_pools.collection import get_pool, plan_pools, propagate_pools_in_collection
 from dask_worker_pools.localcluster import LocalPoolCluster
@@ -36,3 +40,6 @@ __all__ = [
     "propagate_pools_in_collection",
     "visualize_pools",
 ]
+
+# What this package sends to the scheduler travels by value: it need not be installed there.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -20,7 +20,6 @@ from dask.base import dont_optimize
 from dask.highlevelgraph import Layer
 from dask.typing import Key
 
-import dask_worker_pools
 from dask_worker_pools.cluster import TASK_BASED, client_ids
 from dask_worker_pools.fusion import Optimization
 from dask_worker_pools.kinds import Kind
@@ -175,7 +174,3 @@ def _current_pass(clients: frozenset[str] | None) -> Pass:
     if not active:  # built inside the block, used after it
         return Pass(surrounding=surrounding, clients=clients)
     return Pass(active[0].options, active[0].optimizations, surrounding, clients)
-
-
-# What this package sends to the scheduler travels by value: the package is not installed there.
-cloudpickle.register_pickle_by_value(dask_worker_pools)
