@@ -25,6 +25,7 @@ import pytest
 import xarray as xr
 from dask import delayed
 from dask.delayed import Delayed
+from dask.sizeof import sizeof
 from distributed import Client, futures_of, get_worker, wait
 
 from dask_worker_pools import pool, propagate_pools, propagate_pools_in_collection
@@ -398,6 +399,18 @@ def test_a_task_that_kinds_share_has_one_pool(
     assert places["load"] == {"A"}
     assert places["other"] == {"B"}
     assert places["shared"] == {"A"}
+
+
+# --- what travels
+
+
+def test_the_client_may_have_seen_anything(client: Client, trace: Trace) -> None:
+    """Dask's own registries, filled by what this process measured before, stay at home."""
+    assert sizeof(np.sum) > 0  # its class cannot be unpickled
+    x = chain("array", trace)
+    with clusters.record_executions(client) as ran, propagate_pools():
+        x.compute()
+    assert pools_of(ran) == {"A"}
 
 
 # --- persisted data
