@@ -150,7 +150,7 @@ def pools_in(annotations: Mapping[str, Any]) -> tuple[str, ...]:
     """
     resources = annotations.get("resources")
     named = resources if isinstance(resources, Mapping) else {}
-    if pools := sorted(r[len(PREFIX) :] for r in named if _is_pool_resource(r)):
+    if pools := sorted(pool for r in named if (pool := pool_of_resource(r))):
         return tuple(pools)
     said = annotations.get(POOL_KEY)
     return (said,) if isinstance(said, str) else ()
@@ -180,11 +180,7 @@ def without_pools(resources: object) -> dict[str, float]:
     """The counted resources (``GPU``, ``MEMORY``) of a ``resources`` annotation."""
     if not isinstance(resources, Mapping):
         return {}
-    return {r: amount for r, amount in resources.items() if not _is_pool_resource(r)}
-
-
-def _is_pool_resource(resource: object) -> bool:
-    return isinstance(resource, str) and resource.startswith(PREFIX) and resource != PREFIX
+    return {r: amount for r, amount in resources.items() if not pool_of_resource(r)}
 
 
 def normal_resource(resource: str) -> str:
@@ -192,11 +188,11 @@ def normal_resource(resource: str) -> str:
     return resource.casefold().replace("_", "-")
 
 
-def pool_of_resource(resource: str) -> str | None:
-    """The pool that a worker's resource says, or None for counted resources such as ``GPU``."""
-    if normal_resource(resource).startswith(PREFIX) and len(resource) > len(PREFIX):
-        return resource[len(PREFIX) :]
-    return None
+def pool_of_resource(resource: object) -> str | None:
+    """The pool that a resource stands for, or None for counted resources such as ``GPU``."""
+    if not isinstance(resource, str) or not normal_resource(resource).startswith(PREFIX):
+        return None
+    return resource[len(PREFIX) :] or None
 
 
 def annotations_by_key(

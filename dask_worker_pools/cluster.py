@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from dask.typing import Key
 
-from dask_worker_pools.annotations import PREFIX, normal_resource, pool_of_resource
-from dask_worker_pools.plan import AmbiguousPool, NoSuchPool, PeerToPeerInPool, Plan
+from dask_worker_pools.annotations import PREFIX, Annotations, normal_resource, pool_of_resource
+from dask_worker_pools.plan import AmbiguousPool, NoSuchPool, NoSuchWorker, PeerToPeerInPool, Plan
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -87,11 +87,12 @@ def missing_pools(
     live: Counter[str] = Counter()
     for resource, count in offered.items():
         live[str(pool_of_resource(resource))] += count
-    errors = []
-    for pool, resource in sorted(resources.items()):
-        if resource not in offered and (layers := plan.layers_in(pool)):
-            errors.append(NoSuchPool(pool, sum(layers.values()), list(layers), live))
-    return errors
+    needed = {pool: plan.layers_in(pool) for pool in sorted(resources.keys())}
+    missing = [p for p, layers in needed.items() if layers and resources[p] not in offered]
+    return [
+        NoSuchPool(pool, sum(needed[pool].values()), list(needed[pool]), live, missing)
+        for pool in missing
+    ]
 
 
 def pools_of_data(scheduler: Scheduler, keys: Iterable[Key]) -> dict[Key, str]:
@@ -110,6 +111,34 @@ def pools_of_data(scheduler: Scheduler, keys: Iterable[Key]) -> dict[Key, str]:
 def _only_pool(*resources: Iterable[str]) -> str | None:
     pools = {r for names in resources for r in names if pool_of_resource(r) is not None}
     return pools.pop() if len(pools) == 1 else None
+
+
+def check_counted(
+    plan: Plan,
+    resources: Mapping[str, str],
+    annotations: Mapping[Key, Annotations],
+    scheduler: Scheduler,
+) -> None:
+    """Refuse tasks whose pool has no worker with the counted resources that they ask for.
+
+    Raises
+    ------
+    NoSuchWorker
+        Such tasks would wait for ever.
+    """
+    asked: dict[tuple[str, tuple[tuple[str, float], ...]], list[Key]] = {}
+    for key, own in annotations.items():
+        counted = own.get("resources")
+        if counted and (pool := plan.pools.get(key)) is not None:
+            asked.setdefault((pool, tuple(sorted(counted.items()))), []).append(key)
+    workers = [worker.resources for worker in list(scheduler.workers.values())]
+    for (pool, counted), keys in asked.items():
+        inside = [offered for offered in workers if resources[pool] in offered]
+        if inside and not any(
+            all(offered.get(name, -1) >= amount for name, amount in counted) for offered in inside
+        ):
+            layers = list(dict.fromkeys(plan.layer_of[key] for key in keys))
+            raise NoSuchWorker(pool, dict(counted), len(keys), layers)
 
 
 def warn_clients(scheduler: Scheduler, message: str) -> None:

@@ -128,7 +128,7 @@ def _fuse_layers(
     graph: HighLevelGraph, tasks: TaskGraph, pools: Pools, outputs: Collection[Key]
 ) -> Tasks:
     """Fuse as Dask fuses layers, then again without the edges that cross pools."""
-    fused = _dasks_choice(graph, outputs)
+    fused = _dasks_choice(_with_all_dependencies(graph, tasks), outputs)
     pools_of_layer = {name: {pools[key] for key in keys} for name, keys in tasks.keys.items()}
     done = Tasks(annotations=dict(tasks.annotations))
     for name in fused.layers.keys() & tasks.keys.keys():
@@ -161,6 +161,20 @@ def _dasks_choice(graph: HighLevelGraph, outputs: Collection[Key]) -> HighLevelG
     fused = fuse_roots(fused, keys=list(outputs))
     assert isinstance(fused, HighLevelGraph)
     return fused
+
+
+def _with_all_dependencies(graph: HighLevelGraph, tasks: TaskGraph) -> HighLevelGraph:
+    """The graph with the dependencies that its tasks have and its layers do not mention.
+
+    Dask's finalize layer names only the last of the layers that it takes keys from. Dask would
+    fuse others away, as if nothing else needed them.
+    """
+    dependencies = dict(graph.dependencies)
+    for name, keys in tasks.keys.items():
+        if not isinstance(graph.layers[name], Blockwise):
+            needed = {tasks.layer_of.get(k, name) for key in keys for k in tasks.dependencies[key]}
+            dependencies[name] = dependencies[name] | needed - {name}
+    return HighLevelGraph(graph.layers, dependencies)
 
 
 def _layers_combinable(one: Layer, other: Layer) -> bool:
@@ -340,12 +354,19 @@ def _fuse_by(
     done = Tasks()
     for pool, keys in reverse_lookup({key: pools[key] for key in tasks.dependencies}).items():
         wanted = [key for key in keys if key in exported]
-        result = dict(ensure_dict(user(_pool_graph(graph, tasks, keys), wanted)))
+        returned = user(_pool_graph(graph, tasks, keys), wanted)
+        if not isinstance(returned, Mapping):
+            raise LostKeys(_name_of(user), wanted)
+        result = dict(ensure_dict(returned))
         if lost := [key for key in wanted if key not in result]:
-            raise LostKeys(getattr(user, "__qualname__", repr(user)), lost)
+            raise LostKeys(_name_of(user), lost)
         done.add(convert_legacy_graph(result, {*tasks.dependencies, *result}), pool)
     done.annotations.update(_fused_annotations(done.graph, tasks.annotations))
     return done
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))
 
 
 def _pool_graph(graph: HighLevelGraph, tasks: TaskGraph, keys: Collection[Key]) -> HighLevelGraph:

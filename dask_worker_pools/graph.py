@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Set
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from dask._task_spec import GraphNode, TaskRef
+from dask._task_spec import GraphNode, Task, TaskRef
 from dask.blockwise import Blockwise
 from dask.core import flatten, keys_in_tasks
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
@@ -29,6 +30,9 @@ from dask_worker_pools.annotations import (
 from dask_worker_pools.plan import ConflictingPools
 
 Dependencies = dict[Key, Set[Key]]
+
+#: Attribute of a task's function that holds the task's annotations (see `marked`).
+MARK = "_dask_annotations"
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V", bound=Hashable)
@@ -94,7 +98,11 @@ def read(
     tasks = TaskGraph(dict(graph.layers), {}, {})
     _read_edges(graph, set(flatten(keys)), tasks)
     for name, layer_keys in tasks.keys.items():
-        _read_annotations(name, graph.layers[name].annotations, layer_keys, tasks)
+        layer = graph.layers[name]
+        said = dict(annotations_by_key(layer.annotations, layer_keys))
+        if not isinstance(layer, Blockwise):
+            said |= {k: mark | said.get(k, {}) for k in layer_keys if (mark := mark_of(layer[k]))}
+        _read_annotations(name, said, tasks)
     if surrounding:
         _apply_surrounding(surrounding, tasks)
     return tasks
@@ -201,15 +209,13 @@ def _materialized_edges(
     return found
 
 
-def _read_annotations(
-    layer: str, annotations: Mapping[str, Any] | None, keys: Collection[Key], tasks: TaskGraph
-) -> None:
+def _read_annotations(layer: str, said: Mapping[Key, Annotations], tasks: TaskGraph) -> None:
     # Keys of a layer mostly share one dict: look into each dict once.
-    seen: dict[int, tuple[Annotations, tuple[str, ...], bool, Annotations]] = {}
-    for key, own in annotations_by_key(annotations, keys):
+    seen: dict[int, tuple[tuple[str, ...], bool, Annotations]] = {}
+    for key, own in said.items():
         if id(own) not in seen:
-            seen[id(own)] = own, pools_in(own), is_blocked(own), without_pool(own)
-        _, pools, blocked, rest = seen[id(own)]
+            seen[id(own)] = pools_in(own), is_blocked(own), without_pool(own)
+        pools, blocked, rest = seen[id(own)]
         if pools:
             _pin(key, layer, pools, is_planned(own), tasks)
         elif blocked:
@@ -243,6 +249,34 @@ def _apply_surrounding(surrounding: Annotations, tasks: TaskGraph) -> None:
             _pin(key, tasks.layer_of[key], pools, False, tasks)
         elif is_blocked(own):
             tasks.blocked.add(key)
+
+
+def marked(task: Any, annotations: Annotations) -> Any:
+    """A copy of `task` that carries its annotations itself, through a partial of its function.
+
+    Dask forgets a layer's annotations where it gives a collection to a function of another
+    collection, as in ``delayed(f)(array)``, and renames the tasks. A partial can be unpickled
+    without this package.
+    """
+    if not isinstance(task, Task):
+        return task
+    function = partial(task.func)
+    setattr(function, MARK, annotations)
+    copied = copy(task)
+    copied.func = function
+    return copied
+
+
+def mark_of(task: Any) -> Annotations:
+    """The annotations that a task carries itself, also inside of one that only renames it."""
+    while isinstance(task, Task):
+        if isinstance(task.func, partial):
+            mark: Annotations = task.func.__dict__.get(MARK, {})
+            return mark
+        if getattr(task.func, "__qualname__", "") != "ProhibitReuse._identity":
+            return {}
+        (task,) = task.args
+    return {}
 
 
 def without_annotations(graph: HighLevelGraph) -> HighLevelGraph:

@@ -153,7 +153,10 @@ class LocalPoolCluster(LocalCluster):
 
         Examples
         --------
-        >>> cluster.scale({"A": 4})  # doctest: +SKIP
+        >>> with LocalPoolCluster({"A": 1, "B": 1}, processes=False) as cluster:
+        ...     _ = cluster.scale({"A": 2})
+        ...     cluster.pools
+        {'A': 2, 'B': 1}
         """
         if pools == 0:
             # SpecCluster says this to end the workers when it closes.

@@ -18,6 +18,7 @@ from dask.typing import Key
 
 from dask_worker_pools.annotations import BLOCKED, PLANNED, POOL_KEY, PREFIX, Annotations
 from dask_worker_pools.cluster import (
+    check_counted,
     check_peer_to_peer,
     find_scheduler,
     missing_pools,
@@ -31,6 +32,7 @@ from dask_worker_pools.graph import (
     TaskGraph,
     as_high_level,
     layer_annotations,
+    marked,
     needed_by,
     read,
 )
@@ -75,7 +77,7 @@ class Pass:
 
         Raises
         ------
-        ConflictingPools, NoSuchPool, AmbiguousPool, PeerToPeerInPool
+        ConflictingPools, NoSuchPool, NoSuchWorker, AmbiguousPool, PeerToPeerInPool
             The pools cannot be honoured. Nothing has been submitted.
         """
         graph = as_high_level(graph)
@@ -85,7 +87,7 @@ class Pass:
         resources = _meet_cluster(tasks, scheduler)
         plan = make_plan(graph, tasks)
         if scheduler is not None:
-            _check_missing(plan, resources, scheduler, self.options.missing)
+            _check_missing(plan, resources, tasks, scheduler, self.options.missing)
         result = Tasks()
         for kind, part in outputs_by_kind(outputs, tasks).items():
             needed = needed_by(part, tasks)
@@ -110,14 +112,20 @@ def _meet_cluster(tasks: TaskGraph, scheduler: Scheduler | None) -> dict[str, st
 
 
 def _check_missing(
-    plan: Plan, resources: Mapping[str, str], scheduler: Scheduler, missing: Missing
+    plan: Plan,
+    resources: Mapping[str, str],
+    tasks: TaskGraph,
+    scheduler: Scheduler,
+    missing: Missing,
 ) -> None:
     if missing == "wait":
         return
     for error in missing_pools(plan, resources, offered_resources(scheduler)):
         if missing == "error":
             raise error
-        warn_clients(scheduler, str(error))
+        warn_clients(scheduler, f"{error.problem} The tasks wait for workers that do.")
+    if missing == "error":
+        check_counted(plan, resources, tasks.annotations, scheduler)
 
 
 def make_plan(graph: HighLevelGraph, tasks: TaskGraph) -> Plan:
@@ -151,7 +159,10 @@ def _write(
             own = without_surrounding_pool(own, key in tasks.blocked)
         if own:
             written[key] = own
-    layer = MaterializedLayer(result.graph)
+    graph = result.graph
+    if again:
+        graph = graph | {key: marked(graph[key], own) for key, own in written.items()}
+    layer = MaterializedLayer(graph)
     layer.annotations = layer_annotations(result.graph.keys(), written)
     return layer
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dask.typing import Key
+from dask.utils import key_split
 
 
 @dataclass(frozen=True)
@@ -103,26 +104,74 @@ class NoSuchPool(PoolError, ValueError):
     n_tasks : int
         Number of tasks that need it.
     layers : tuple of str
-        Names of layers that need it.
+        Names of the layers that need it, those with pinned tasks first.
     pools : dict of str to int
         Pools of the cluster, and the number of workers in each.
+    missing : tuple of str
+        All pools that are required and missing.
     """
 
-    fields = ("pool", "n_tasks", "layers", "pools")
+    fields = ("pool", "n_tasks", "layers", "pools", "missing")
 
     def __init__(
-        self, pool: str, n_tasks: int, layers: Sequence[str], pools: Mapping[str, int]
+        self,
+        pool: str,
+        n_tasks: int,
+        layers: Sequence[str],
+        pools: Mapping[str, int],
+        missing: Sequence[str] = (),
     ) -> None:
         self.pool = pool
         self.n_tasks = n_tasks
         self.layers = tuple(layers)
         self.pools = dict(pools)
+        self.missing = tuple(missing)
         super().__init__(
-            f"pool {pool!r} is required by {n_tasks} task{'s'[: n_tasks != 1]} "
-            f"({_some(self.layers)}), but no worker offers it. "
-            f"Pools on this cluster: {_counted(self.pools)}. "
-            f'Start workers with --resources "pool-{pool}=1", fix the name, or let the tasks wait '
-            'for such workers with propagate_pools(missing="wait").'
+            f'{self.problem} Start workers with --resources "pool-{pool}=1", fix the name, or let '
+            'the tasks wait for such workers with propagate_pools(missing="wait").'
+        )
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, without what to do about it."""
+        others = [name for name in self.missing if name != self.pool]
+        also = f" Missing too: {', '.join(map(repr, others))}." if others else ""
+        return (
+            f"pool {self.pool!r} is required by {_tasks(self.n_tasks)} ({_some(self.layers)}), "
+            f"but no worker offers it.{also} Pools on this cluster: {_counted(self.pools)}."
+        )
+
+
+class NoSuchWorker(PoolError, ValueError):
+    """Tasks of a pool ask for counted resources that no worker of the pool offers.
+
+    Attributes
+    ----------
+    pool : str
+        The pool.
+    resources : dict of str to float
+        What the tasks ask for besides it.
+    n_tasks : int
+        Number of such tasks.
+    layers : tuple of str
+        Names of their layers.
+    """
+
+    fields = ("pool", "resources", "n_tasks", "layers")
+
+    def __init__(
+        self, pool: str, resources: Mapping[str, float], n_tasks: int, layers: Sequence[str]
+    ) -> None:
+        self.pool = pool
+        self.resources = dict(resources)
+        self.n_tasks = n_tasks
+        self.layers = tuple(layers)
+        asked = ", ".join(f"{name}={amount:g}" for name, amount in self.resources.items())
+        super().__init__(
+            f"{_tasks(n_tasks)} ({_some(self.layers)}) in pool {pool!r} ask for {asked}, but no "
+            f"worker of that pool offers it. Start one with "
+            f'--resources "pool-{pool}=1 {asked.replace(",", "")}", or keep these tasks out of '
+            "the pool."
         )
 
 
@@ -226,10 +275,16 @@ class LostKeys(PoolError, RuntimeError):
         )
 
 
-def _some(names: Sequence[str], limit: int = 3) -> str:
+def _tasks(n: int) -> str:
+    return f"{n} task{'s'[: n != 1]}"
+
+
+def _some(layers: Sequence[str], limit: int = 3) -> str:
+    """The first layers, by the readable part of their names."""
+    names = list(dict.fromkeys(map(key_split, layers)))
     shown = ", ".join(map(repr, names[:limit]))
     more = len(names) - limit
-    return f"{shown} and {more} more layer{'s'[: more != 1]}" if more > 0 else shown
+    return f"{shown} and {more} more kind{'s'[: more != 1]} of tasks" if more > 0 else shown
 
 
 def _counted(pools: Mapping[str, int]) -> str:

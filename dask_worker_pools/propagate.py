@@ -65,6 +65,8 @@ class propagate_pools:
     ------
     ValueError
         `missing` is none of these.
+    TypeError
+        An optimisation of your own is no function.
 
     Examples
     --------
@@ -81,64 +83,66 @@ class propagate_pools:
         self.options = Options(missing=missing)
         self.optimizations: dict[Kind, Optimization] = {}
         self._config: dask.config.set | None = None
-        self._turn_on()
+        self._depth = 0  # blocks entered and not left: the same object may be entered again
+        with _lock:
+            self._turn_on()
 
     def __enter__(self) -> propagate_pools:
-        self._turn_on()
+        with _lock:
+            self._depth += 1
+            if self not in _on:
+                self._turn_on()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._turn_off()
+        with _lock:
+            self._depth = max(0, self._depth - 1)
+            if not self._depth and self in _on:
+                self._turn_off()
 
     def __repr__(self) -> str:
         return f"propagate_pools(missing={self.options.missing!r})"
 
     def _turn_on(self) -> None:
-        with _lock:
-            if self in _on:
-                return
-            found = {kind: dask.config.get(key, None) for key, kind in CONFIG.items()}
-            if all(isinstance(value, Hook) for value in found.values()):
-                self.optimizations = _on[-1].optimizations
-            else:
-                self.optimizations = _optimizations(found)
-                self._config = dask.config.set(
-                    {
-                        **dict.fromkeys(CONFIG, Hook()),
-                        **dict.fromkeys(TASK_BASED.values(), "tasks"),
-                    }
-                )
-            _on.append(self)
-            _own.set((*_own.get(), self))
+        found = {key: dask.config.get(key, None) for key in CONFIG}
+        if all(isinstance(value, Hook) for value in found.values()):
+            self.optimizations = _on[-1].optimizations
+        else:
+            self.optimizations = _optimizations(found)
+            hooks = dict.fromkeys(CONFIG, Hook())
+            by_tasks = dict.fromkeys(TASK_BASED.values(), "tasks")
+            self._config = dask.config.set({**hooks, **by_tasks})
+        _on.append(self)
+        _own.set((*_own.get(), self))
 
     def _turn_off(self) -> None:
-        with _lock:
-            if self not in _on:
-                return
-            _on.remove(self)
-            _own.set(tuple(one for one in _own.get() if one is not self))
-            if self._config is None:
-                return
-            # Threads may leave in any order: the configuration is put back by the last to leave.
-            heirs = [one for one in _on if one._config is None]
-            if heirs:
-                heirs[0]._config = self._config
-            else:
-                self._config.__exit__(None, None, None)
-            self._config = None
+        _on.remove(self)
+        _own.set(tuple(one for one in _own.get() if one is not self))
+        if self._config is None:
+            return
+        # Threads may leave in any order: the configuration is put back by the last to leave.
+        heirs = [one for one in _on if one._config is None]
+        if heirs:
+            heirs[0]._config = self._config
+        else:
+            self._config.__exit__(None, None, None)
+        self._config = None
 
 
-def _optimizations(found: Mapping[Kind, Any]) -> dict[Kind, Optimization]:
-    """The user's own optimisations, among what stands in the configuration."""
+def _optimizations(found: Mapping[str, Any]) -> dict[Kind, Optimization]:
+    """The user's own optimisations, among what stands under the keys of `CONFIG`."""
     inherited = _on[-1].optimizations if _on else {}
     chosen: dict[Kind, Optimization] = {}
-    for kind, value in found.items():
+    for key, kind in CONFIG.items():
+        value = found[key]
         if isinstance(value, Hook):
             chosen |= {kind: inherited[kind]} if kind in inherited else {}
+        elif value and not callable(value):
+            raise TypeError(f"dask.config {key!r} is {value!r}, which is no function of a graph.")
         elif value:
             chosen[kind] = value
-    if "bag" in found and found["bag"] is False:
-        chosen["bag"] = dont_optimize  # as Dask reads it; arrays and delayed take no notice
+        elif kind == "bag" and key in dask.config.config:
+            chosen[kind] = dont_optimize  # as Dask reads it; the others take no notice
     return chosen
 
 

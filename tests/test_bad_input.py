@@ -30,6 +30,7 @@ from distributed.client import FutureCancelledError
 from dask_worker_pools import (
     ConflictingPools,
     NoSuchPool,
+    NoSuchWorker,
     PeerToPeerInPool,
     PoolError,
     pool,
@@ -77,6 +78,12 @@ def pinned(name: str) -> Any:
     """An array in a pool."""
     with pool(name):
         return values()
+
+
+def with_gpu(build: Callable[[], Any]) -> Any:
+    """What `build` makes, with a GPU asked for."""
+    with dask.annotate(resources={"GPU": 1}):
+        return build()
 
 
 # --- the table
@@ -198,6 +205,12 @@ ROWS: dict[str, Row] = {
     "no such pool: its name is nearly right": Row(
         lambda: pinned("AA"), NoSuchPool, ("'AA'", "'A' (2 workers)"), {"pool": "AA"}
     ),
+    "no such worker: the pool has no GPU": Row(
+        lambda: in_pool("A", lambda: with_gpu(values)),
+        NoSuchWorker,
+        ("in pool 'A' ask for GPU=1", "no worker of that pool", '"pool-A=1 GPU=1"'),
+        {"pool": "A", "resources": {"GPU": 1}},
+    ),
     "two pools: array": Row(
         conflicting,
         ConflictingPools,
@@ -274,13 +287,10 @@ ROWS: dict[str, Row] = {
     ),
     "optimisation returns nothing": Row(
         lambda: pinned("A"),
-        TypeError,
-        ("NoneType",),
+        LostKeys,
+        ("nothing", "must keep all of `keys`"),
         {},
         optimised_by("array", by_value("nothing")),
-    ),
-    "optimisation is no function": Row(
-        lambda: pinned("A"), TypeError, ("not callable",), {}, optimised_by("array", "fast")
     ),
     "optimisation cannot be pickled": Row(
         lambda: pinned("A"),

@@ -587,14 +587,7 @@ ARGUMENTS: dict[str, Callable[[Any, Any, Trace], Any]] = {
     "Bag.map(f, key=array)": lambda x, _, trace: db.from_sequence(range(4)).map(
         lambda one, key: one * key.sum(), key=x
     ),
-    "array[…] = array": lambda x, _, trace: assigned(da.zeros(16, chunks=4), x[0]),
 }
-
-
-def assigned(target: Any, value: Any) -> Any:
-    """`target` with a part of `value` in it."""
-    target[2:] = value[2:]
-    return target
 
 
 @pytest.mark.parametrize("form", ARGUMENTS)

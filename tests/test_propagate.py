@@ -175,6 +175,16 @@ def test_unknown_option_is_refused_and_nothing_turned_on() -> None:
     assert not is_on()
 
 
+def test_an_optimization_that_is_no_function_is_refused() -> None:
+    """What cannot be called is refused with the configuration key that it stands under."""
+    with (
+        dask.config.set(bag_optimize="fast"),
+        pytest.raises(TypeError, match="'bag_optimize' is 'fast'"),
+    ):
+        propagate_pools()
+    assert not is_on()
+
+
 def test_pass_is_pickled_by_value() -> None:
     """What is sent to the scheduler names no module of this package, and is the pass of now."""
     with propagate_pools(missing="wait"), dask.annotate(priority=1):

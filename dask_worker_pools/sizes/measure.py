@@ -11,8 +11,8 @@ from sys import getsizeof
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import dask.sizeof
 import numpy as np
-from dask.sizeof import sizeof
 
 __all__ = ["Block", "Bytes", "Unknown", "fixed_itemsize", "nbytes"]
 
@@ -121,7 +121,8 @@ def _measure(value: Any) -> float:
         held = [getattr(value, name, None) for name in _XARRAY_HOLDS]
         return sum(nbytes(part) for part in held if part is not None) or getsizeof(value)
     if package in _IN_MEMORY:
-        return float(sizeof(value))
+        # As a module's attribute: the function itself, a registry, must not travel by value.
+        return float(dask.sizeof.sizeof(value))
     if isinstance(value, _PLAIN) or hasattr(type(value), "dtype"):
         # Also the handle of data elsewhere (zarr, HDF5): asked on the class, so nothing is opened.
         return float(getsizeof(value))
