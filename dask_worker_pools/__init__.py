@@ -7,6 +7,7 @@ import cloudpickle
 from dask_worker_pools.annotations import pool
 from dask_worker_pools.collection import get_pool, plan_pools, propagate_pools_in_collection
 from dask_worker_pools.localcluster import LocalPoolCluster
+from dask_worker_pools.options import UnknownPools
 from dask_worker_pools.plan import (
     AmbiguousPool,
     ConflictingPools,
@@ -34,6 +35,7 @@ __all__ = [
     "Plan",
     "PoolError",
     "Transfer",
+    "UnknownPools",
     "get_pool",
     "measure_transfers",
     "plan_pools",

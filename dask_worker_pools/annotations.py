@@ -12,14 +12,16 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ContextDecorator
+from math import isfinite
 from typing import Any, cast
 
 import dask
 from dask.typing import Key
+from dask.utils import parse_bytes
 
 PREFIX = "pool-"
 
-#: Annotation that repeats the pool's name, or says `BLOCKED` under ``pool(None)``. A
+#: Annotation that repeats the pool's name, or the names of several, or says `BLOCKED`. A
 #: ``dask.annotate(resources=…)`` inside the block replaces all resources; this key survives it.
 #: It matters to this package only: the scheduler carries it along as any key it does not know.
 #: `PLANNED` marks a pool in ``resources`` that a plan chose, and not the user.
@@ -27,13 +29,17 @@ POOL_KEY = "worker_pool"
 BLOCKED = False
 PLANNED = True
 
+#: Annotation that declares the bytes of each output.
+SIZE_KEY = "nbytes"
+OWN_KEYS = frozenset({POOL_KEY, SIZE_KEY})
+
 #: Annotations that Dask knows how to combine when it fuses two tasks (see `merge_annotations`).
 COMBINABLE = frozenset({"retries", "priority", "resources", "workers", "allow_other_workers"})
 
 Annotations = dict[str, Any]
 
 
-def pool(name: str | None) -> _PoolContext:
+def pool(*names: str | None, nbytes: float | str | None = None) -> _PoolContext:
     """Say which pool of workers the collections created in this block belong to.
 
     Use it as a context manager or as a decorator. Every task created inside is *pinned*: it runs
@@ -43,10 +49,14 @@ def pool(name: str | None) -> _PoolContext:
 
     Parameters
     ----------
-    name : str or None
+    *names : str or None
         Name of the pool, as in ``dask worker ADDRESS --resources "pool-A=1"`` without the
-        ``pool-``. No white space, commas or equal signs, which that option cannot carry. ``None``
-        blocks: what is created inside never gets a pool, and runs anywhere.
+        ``pool-``. No white space, commas or equal signs, which that option cannot carry. Several
+        names: each task may run in any of these pools. ``None`` blocks: what is created inside
+        never gets a pool, and runs anywhere.
+    nbytes : float or str, optional
+        Size of each output created inside, such as ``"2 GiB"``, where Dask cannot know it: one
+        partition of a bag, the result of one delayed function, one chunk of an array.
 
     Returns
     -------
@@ -57,9 +67,10 @@ def pool(name: str | None) -> _PoolContext:
     Raises
     ------
     TypeError
-        `name` is neither a string nor None.
+        There is no name, or a name is neither a string nor None.
     ValueError
-        `name` is empty, already starts with ``pool-``, or cannot be written as a resource.
+        A name is empty, already starts with ``pool-``, or cannot be written as a resource; None
+        stands beside other names; `nbytes` is no size.
 
     Examples
     --------
@@ -70,18 +81,26 @@ def pool(name: str | None) -> _PoolContext:
     >>> get_pool(a)
     'A'
     """
-    return _PoolContext(None if name is None else check_pool_name(name))
+    said: dict[str, Any] = {} if nbytes is None else {SIZE_KEY: check_nbytes(nbytes)}
+    if not names:
+        raise TypeError("pool() needs the name of a pool, or None for no pool.")
+    if names == (None,):
+        return _PoolContext((), said)
+    if None in names:
+        raise ValueError(f"pool{names!r} names pools and None, which means no pool: say either.")
+    return _PoolContext(tuple(dict.fromkeys(map(check_pool_name, names))), said)
 
 
 class _PoolContext(ContextDecorator, threading.local):
     """The block that `pool` opens. It may be entered again inside itself, and in other threads."""
 
-    def __init__(self, name: str | None) -> None:
-        self.name = name
+    def __init__(self, names: tuple[str, ...], said: Annotations) -> None:
+        self.names = names
+        self.said = said
         self._open: list[AbstractContextManager[Any]] = []
 
     def __enter__(self) -> None:
-        block = dask.annotate(**_entering(self.name, dask.get_annotations()))
+        block = dask.annotate(**_entering(self.names, dask.get_annotations()), **self.said)
         block.__enter__()
         self._open.append(block)
 
@@ -89,18 +108,20 @@ class _PoolContext(ContextDecorator, threading.local):
         self._open.pop().__exit__(*exc)
 
     def __repr__(self) -> str:
-        return f"pool({self.name!r})"
+        return f"pool({', '.join(map(repr, self.names or (None,)))})"
 
 
-def _entering(name: str | None, surrounding: Mapping[str, Any]) -> Annotations:
-    """Annotations that turn `surrounding` into those of a block of the pool `name`."""
+def _entering(names: tuple[str, ...], surrounding: Mapping[str, Any]) -> Annotations:
+    """Annotations that turn `surrounding` into those of a block of the pools `names`."""
+    # Resources are all asked for at once: they can say one pool, and not any of several.
+    one = names[0] if len(names) == 1 else None
+    said: Annotations = {POOL_KEY: one or names or BLOCKED}
     inherited = surrounding.get("resources", {})
     if callable(inherited):
-        return {"resources": _with_pool_by_key(inherited, name), POOL_KEY: name or BLOCKED}
-    resources = _resources_in(name, inherited)
+        return said | {"resources": _with_pool_by_key(inherited, one)}
+    resources = _resources_in(one, inherited)
     # Nested annotations can replace a key but not remove it: write "resources" only if needed.
-    changed: Annotations = {"resources": resources} if resources or inherited else {}
-    return changed | {POOL_KEY: name or BLOCKED}
+    return said | ({"resources": resources} if resources or inherited else {})
 
 
 def _resources_in(name: str | None, inherited: Mapping[str, float]) -> dict[str, float]:
@@ -117,6 +138,19 @@ def _with_pool_by_key(
         return _resources_in(name, found if isinstance(found, Mapping) else {})
 
     return resources
+
+
+def check_nbytes(nbytes: float | str) -> float:
+    """Return a declared size in bytes; say what is wrong with it otherwise."""
+    try:
+        size = float(parse_bytes(nbytes))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"nbytes={nbytes!r} is no size: say a number of bytes, or a string such as '2 GiB'."
+        ) from error
+    if not (isfinite(size) and size >= 0):
+        raise ValueError(f"nbytes={nbytes!r} is no size: say 0 bytes or more.")
+    return size
 
 
 def check_pool_name(name: object) -> str:
@@ -156,6 +190,12 @@ def pools_in(annotations: Mapping[str, Any]) -> tuple[str, ...]:
     return (said,) if isinstance(said, str) else ()
 
 
+def allowed_in(annotations: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the pools any of which a task may run in; () if it is not restricted so."""
+    said = annotations.get(POOL_KEY)
+    return said if isinstance(said, tuple) and not pools_in(annotations) else ()
+
+
 def is_blocked(annotations: Mapping[str, Any]) -> bool:
     """Whether a task with these annotations was created under ``pool(None)``."""
     return annotations.get(POOL_KEY) is BLOCKED and not pools_in(annotations)
@@ -167,8 +207,8 @@ def is_planned(annotations: Mapping[str, Any]) -> bool:
 
 
 def without_pool(annotations: Mapping[str, Any]) -> Annotations:
-    """Everything that `annotations` say but the pool."""
-    rest = {name: value for name, value in annotations.items() if name != POOL_KEY}
+    """Everything that `annotations` say to others than this package."""
+    rest = {name: value for name, value in annotations.items() if name not in OWN_KEYS}
     if isinstance(resources := rest.get("resources"), Mapping):
         rest["resources"] = without_pools(resources)
         if not rest["resources"]:

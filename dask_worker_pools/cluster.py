@@ -55,6 +55,16 @@ def offered_resources(scheduler: Scheduler) -> Counter[str]:
     return Counter(r for w in workers for r in w.resources if pool_of_resource(r) is not None)
 
 
+def threads(scheduler: Scheduler) -> Counter[str]:
+    """Threads of the live workers, by the pool resources that they offer."""
+    found: Counter[str] = Counter()
+    for worker in list(scheduler.workers.values()):
+        for resource in worker.resources:
+            if pool_of_resource(resource) is not None:
+                found[resource] += worker.nthreads
+    return found
+
+
 def resource_names(pools: Iterable[str], offered: Mapping[str, int]) -> dict[str, str]:
     """The resource that the workers offer for each pool: as it is spelled, else as it was meant.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from dask._expr import Expr
@@ -17,8 +19,14 @@ from dask_worker_pools.annotations import (
     annotations_by_key,
     pools_in,
 )
-from dask_worker_pools.graph import as_high_level, read, split_by_pool
-from dask_worker_pools.optimize import make_plan, with_pool, without_surrounding_pool
+from dask_worker_pools.graph import TaskGraph, as_high_level, read, split_by_pool
+from dask_worker_pools.optimize import (
+    Cluster,
+    make_plan,
+    with_pool,
+    without_surrounding_pool,
+)
+from dask_worker_pools.options import LinkCost, Options
 from dask_worker_pools.plan import Plan
 
 T = TypeVar("T")
@@ -100,7 +108,7 @@ def propagate_pools_in_collection(collection: T) -> T:
     """
     graph = _graph_of(collection)
     tasks = read(graph, collection.__dask_keys__())  # type: ignore[attr-defined]
-    plan = make_plan(graph, tasks)
+    plan = _plan(graph, tasks, Options())
     annotations = {key: tasks.annotations.get(key, {}) for key in tasks.dependencies}
     for key, where in plan.pools.items():
         if where is not None:
@@ -121,13 +129,23 @@ def _rebuild(collection: T, graph: HighLevelGraph) -> T:
     return cast("T", rebuild(graph, *arguments))
 
 
-def plan_pools(*collections: Any) -> Plan:
+def plan_pools(
+    *collections: Any,
+    balance: float = 0.01,
+    link_cost: Mapping[tuple[str, str], float] | LinkCost | None = None,
+    capacity: Mapping[str, float] | None = None,
+) -> Plan:
     """Plan pools as `propagate_pools` does, and return the plan instead of running it.
 
     Parameters
     ----------
     *collections : dask collections, HighLevelGraphs, or containers of collections
         What would be computed at once.
+    balance, link_cost
+        As for `propagate_pools`.
+    capacity : mapping of str to float, optional
+        Threads of each pool, or workers: what load is shared by. `propagate_pools` asks the
+        cluster; here every pool counts 1 unless it is named.
 
     Returns
     -------
@@ -163,7 +181,18 @@ def plan_pools(*collections: Any) -> Plan:
         graphs.append(_graph_of(collection))
         outputs += flatten(collection.__dask_keys__())
     graph = HighLevelGraph.merge(*graphs)
-    return make_plan(graph, read(graph, outputs))
+    options = Options(balance=balance, link_cost=link_cost)
+    return _plan(graph, read(graph, outputs), options, capacity or {})
+
+
+def _plan(
+    graph: HighLevelGraph,
+    tasks: TaskGraph,
+    options: Options,
+    capacity: Mapping[str, float] = MappingProxyType({}),
+) -> Plan:
+    cluster = replace(Cluster.met(tasks, options, None), capacity=capacity)
+    return make_plan(graph, tasks, options, cluster)
 
 
 def _last_keys(graph: HighLevelGraph) -> Iterable[Key]:

@@ -21,6 +21,7 @@ from dask.typing import Key
 
 from dask_worker_pools.annotations import (
     Annotations,
+    allowed_in,
     annotations_by_key,
     is_blocked,
     is_planned,
@@ -49,6 +50,8 @@ class TaskGraph:
     pins: dict[Key, str] = field(default_factory=dict)
     planned: set[Key] = field(default_factory=set)  #: pinned by an earlier plan, not by the user
     blocked: set[Key] = field(default_factory=set)
+    #: the pools any of which a task may run in, for the tasks that are restricted so
+    allowed: dict[Key, tuple[str, ...]] = field(default_factory=dict)
     #: what was annotated besides the pool, for the tasks that have anything
     annotations: dict[Key, Annotations] = field(default_factory=dict)
 
@@ -62,9 +65,24 @@ class TaskGraph:
         """Say where data already in memory lies."""
         self.pins.update(pools)
 
+    def pools(self) -> set[str]:
+        """All pools that the user named."""
+        return {*self.pins.values(), *(pool for any_of in self.allowed.values() for pool in any_of)}
+
     def rename_pools(self, names: Mapping[str, str]) -> None:
         """Call pools as the cluster calls them."""
         self.pins = {key: names.get(pool, pool) for key, pool in self.pins.items()}
+        self.allowed = {
+            key: tuple(dict.fromkeys(names.get(pool, pool) for pool in any_of))
+            for key, any_of in self.allowed.items()
+        }
+
+    def prefer_live(self, live: Collection[str]) -> None:
+        """Of several allowed pools, keep those that there are; all of them if there are none."""
+        self.allowed = {
+            key: tuple(pool for pool in any_of if pool in live) or any_of
+            for key, any_of in self.allowed.items()
+        }
 
 
 def as_high_level(graph: Mapping[Any, Any]) -> HighLevelGraph:
@@ -127,6 +145,7 @@ def needed_by(outputs: Collection[Key], tasks: TaskGraph) -> TaskGraph:
         {key: pool for key, pool in tasks.pins.items() if key in reached},
         {key for key in tasks.planned if key in reached},
         {key for key in tasks.blocked if key in reached},
+        {key: any_of for key, any_of in tasks.allowed.items() if key in reached},
         {key: own for key, own in tasks.annotations.items() if key in reached},
     )
 
@@ -211,18 +230,22 @@ def _materialized_edges(
 
 def _read_annotations(layer: str, said: Mapping[Key, Annotations], tasks: TaskGraph) -> None:
     # Keys of a layer mostly share one dict: look into each dict once.
-    seen: dict[int, tuple[tuple[str, ...], bool, Annotations]] = {}
+    seen: dict[int, tuple[tuple[str, ...], tuple[str, ...], bool, Annotations]] = {}
     for key, own in said.items():
         if id(own) not in seen:
-            seen[id(own)] = pools_in(own), is_blocked(own), without_pool(own)
-        pools, blocked, rest = seen[id(own)]
+            seen[id(own)] = pools_in(own), allowed_in(own), is_blocked(own), without_pool(own)
+        pools, allowed, blocked, rest = seen[id(own)]
         if pools:
             _pin(key, layer, pools, is_planned(own), tasks)
+        elif allowed:
+            tasks.allowed[key] = allowed
         elif blocked:
             tasks.blocked.add(key)
         if rest:
             tasks.annotations[key] = rest
     tasks.blocked.difference_update(tasks.pins)
+    for key in tasks.allowed.keys() & (tasks.pins.keys() | tasks.blocked):
+        del tasks.allowed[key]
 
 
 def _pin(key: Key, layer: str, pools: tuple[str, ...], planned: bool, tasks: TaskGraph) -> None:
@@ -247,6 +270,8 @@ def _apply_surrounding(surrounding: Annotations, tasks: TaskGraph) -> None:
     for key, own in annotations_by_key(surrounding, free):
         if pools := pools_in(own):
             _pin(key, tasks.layer_of[key], pools, False, tasks)
+        elif allowed := allowed_in(own):
+            tasks.allowed[key] = allowed
         elif is_blocked(own):
             tasks.blocked.add(key)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
@@ -25,6 +25,7 @@ from dask_worker_pools.cluster import (
     offered_resources,
     pools_of_data,
     resource_names,
+    threads,
     warn_clients,
 )
 from dask_worker_pools.fusion import Optimization, Tasks, fuse
@@ -37,6 +38,7 @@ from dask_worker_pools.graph import (
     read,
 )
 from dask_worker_pools.kinds import Kind, outputs_by_kind
+from dask_worker_pools.options import Missing, Options
 from dask_worker_pools.placement import place
 from dask_worker_pools.plan import Plan
 from dask_worker_pools.sizes import output_sizes
@@ -44,27 +46,12 @@ from dask_worker_pools.sizes import output_sizes
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-Missing = Literal["error", "warn", "wait"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `propagate_pools` was told."""
-
-    missing: Missing = "error"  #: what to do about a pool that no worker offers
-
-    def __post_init__(self) -> None:
-        if self.missing not in get_args(Missing):
-            raise ValueError(
-                f"missing={self.missing!r} is not one of {', '.join(map(repr, get_args(Missing)))}."
-            )
-
 
 @dataclass(frozen=True)
 class Pass:
     """The pass, with all that it needs to know where it runs."""
 
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     #: the user's own optimisations, which take the place of Dask's
     optimizations: Mapping[Kind, Optimization] = field(default_factory=dict)
     #: annotations in force around the computation
@@ -84,10 +71,10 @@ class Pass:
         outputs = list(dict.fromkeys(flatten(keys)))
         tasks = read(graph, outputs, self.surrounding)
         scheduler = None if self.clients is None else find_scheduler(self.clients)
-        resources = _meet_cluster(tasks, scheduler)
-        plan = make_plan(graph, tasks)
+        cluster = Cluster.met(tasks, self.options, scheduler)
+        plan = make_plan(graph, tasks, self.options, cluster)
         if scheduler is not None:
-            _check_missing(plan, resources, tasks, scheduler, self.options.missing)
+            _check_missing(plan, cluster.resources, tasks, scheduler, self.options.missing)
         result = Tasks()
         for kind, part in outputs_by_kind(outputs, tasks).items():
             needed = needed_by(part, tasks)
@@ -95,20 +82,33 @@ class Pass:
             result.update(fuse(graph, needed, plan.pools, part, kind, user))
         check_peer_to_peer(result.graph, result.pools)
         override = "resources" in self.surrounding
-        return _write(result, resources, tasks, override, again=self.clients is None)
+        return _write(result, cluster.resources, tasks, override, again=self.clients is None)
 
 
-def _meet_cluster(tasks: TaskGraph, scheduler: Scheduler | None) -> dict[str, str]:
-    """Call pools as the workers do, find data in memory; return the resource of each pool."""
-    offered = Counter[str]() if scheduler is None else offered_resources(scheduler)
-    names = resource_names(set(tasks.pins.values()), offered)
-    tasks.rename_pools({pool: name[len(PREFIX) :] for pool, name in names.items()})
-    resources = {name[len(PREFIX) :]: name for name in names.values()}
-    if scheduler is not None:
+@dataclass(frozen=True)
+class Cluster:
+    """The pools that a computation may use, as the workers call them."""
+
+    resources: Mapping[str, str]  #: the resource that stands for each pool
+    names: Mapping[str, str]  #: what the workers call each pool that the user named
+    capacity: Mapping[str, float]  #: threads of each pool; empty where there is no cluster
+
+    @classmethod
+    def met(cls, tasks: TaskGraph, options: Options, scheduler: Scheduler | None) -> Cluster:
+        """Call the pools in `tasks` as the workers do, and find data in memory."""
+        offered = Counter[str]() if scheduler is None else offered_resources(scheduler)
+        said = tasks.pools() | options.link_pools()
+        spelled = resource_names(said, offered)
+        names = {pool: name[len(PREFIX) :] for pool, name in spelled.items()}
+        tasks.rename_pools(names)
+        resources = {name[len(PREFIX) :]: name for name in (*offered, *spelled.values())}
+        if scheduler is None:
+            return cls(resources, names, {})
+        tasks.prefer_live({name[len(PREFIX) :] for name in offered})
         data = pools_of_data(scheduler, tasks.data())
         tasks.locate({key: name[len(PREFIX) :] for key, name in data.items()})
-        resources |= {name[len(PREFIX) :]: name for name in data.values()}
-    return resources
+        capacity = {name[len(PREFIX) :]: n for name, n in threads(scheduler).items()}
+        return cls(resources, names, capacity)
 
 
 def _check_missing(
@@ -128,10 +128,21 @@ def _check_missing(
         check_counted(plan, resources, tasks.annotations, scheduler)
 
 
-def make_plan(graph: HighLevelGraph, tasks: TaskGraph) -> Plan:
+def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster: Cluster) -> Plan:
     """Choose a pool for every task of a graph."""
+    known = {*tasks.pools(), *cluster.capacity}
+    link_cost = options.links(cluster.names, known)
     sizes = output_sizes(graph, tasks.keys).nbytes
-    pools = place(tasks.dependencies, tasks.pins, sizes, blocked=tasks.blocked)
+    pools = place(
+        tasks.dependencies,
+        tasks.pins,
+        sizes,
+        allowed=tasks.allowed,
+        blocked=tasks.blocked,
+        link_cost=link_cost,
+        capacity=cluster.capacity,
+        balance=options.balance,
+    )
     return Plan(
         pools={key: pools[key] for key in tasks.dependencies},
         dependencies=tasks.dependencies,

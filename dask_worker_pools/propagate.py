@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import fields
 from typing import Any
 
 import cloudpickle
@@ -23,7 +24,8 @@ from dask.typing import Key
 from dask_worker_pools.cluster import TASK_BASED, client_ids
 from dask_worker_pools.fusion import Optimization
 from dask_worker_pools.kinds import Kind
-from dask_worker_pools.optimize import Missing, Options, Pass
+from dask_worker_pools.optimize import Pass
+from dask_worker_pools.options import LinkCost, Missing, Options
 
 #: The configuration keys under which Dask looks for an optimisation.
 CONFIG: dict[str, Kind] = {
@@ -60,13 +62,20 @@ class propagate_pools:
         What to do about a pool that no worker offers. ``"error"`` (the default) raises
         `NoSuchPool` before anything is submitted. ``"wait"`` lets the tasks wait for workers that
         join later, and ``"warn"`` does too and says so.
+    balance : float, optional
+        How much more traffic between pools to accept for a lower load, as a part of the least
+        traffic. Among the placements within it, that with the least bytes produced per thread in
+        the busiest pool is chosen. 0 asks for the least traffic alone.
+    link_cost : mapping or callable, optional
+        What a byte costs from one pool to another, in any unit: ``{("eu", "us"): 0.02}``, where
+        pairs that are not named cost 1, or a function of the two names.
 
     Raises
     ------
     ValueError
-        `missing` is none of these.
+        `missing` is none of these, or `balance` or a cost is negative or not finite.
     TypeError
-        An optimisation of your own is no function.
+        `link_cost` is neither, or an optimisation of your own is no function.
 
     Examples
     --------
@@ -79,8 +88,14 @@ class propagate_pools:
     np.float64(8.0)
     """
 
-    def __init__(self, *, missing: Missing = "error") -> None:
-        self.options = Options(missing=missing)
+    def __init__(
+        self,
+        *,
+        missing: Missing = "error",
+        balance: float = 0.01,
+        link_cost: Mapping[tuple[str, str], float] | LinkCost | None = None,
+    ) -> None:
+        self.options = Options(missing=missing, balance=balance, link_cost=link_cost)
         self.optimizations: dict[Kind, Optimization] = {}
         self._config: dask.config.set | None = None
         self._depth = 0  # blocks entered and not left: the same object may be entered again
@@ -101,7 +116,8 @@ class propagate_pools:
                 self._turn_off()
 
     def __repr__(self) -> str:
-        return f"propagate_pools(missing={self.options.missing!r})"
+        options = ", ".join(f"{f.name}={getattr(self.options, f.name)!r}" for f in fields(Options))
+        return f"propagate_pools({options})"
 
     def _turn_on(self) -> None:
         found = {key: dask.config.get(key, None) for key in CONFIG}

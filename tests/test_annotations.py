@@ -12,6 +12,7 @@ import pytest
 
 from dask_worker_pools import pool
 from dask_worker_pools.annotations import (
+    allowed_in,
     annotations_by_key,
     combinable,
     is_blocked,
@@ -205,3 +206,45 @@ def test_fused_annotations_follow_dasks_rules() -> None:
         "allow_other_workers": False,
         "workers": ["a"],
     }
+
+
+def test_several_pools_mean_any_of_them() -> None:
+    """Tasks made under several names are restricted to these pools, and pinned to none."""
+    with pool("A", "B", "A"):
+        assert pools_in(said()) == ()
+        assert allowed_in(said()) == ("A", "B")
+        with pool("C"):
+            assert pools_in(said()) == ("C",)
+            assert allowed_in(said()) == ()
+        with pool(None):
+            assert is_blocked(said())
+            assert allowed_in(said()) == ()
+
+
+def test_several_pools_keep_counted_resources_only() -> None:
+    """An outer pool's resource is taken away, which the inner block's choice would contradict."""
+    with dask.annotate(resources={"GPU": 1}), pool("A"), pool("B", "C"):
+        assert said()["resources"] == {"GPU": 1}
+
+
+def test_no_pool_is_not_one_of_several() -> None:
+    """None beside names, or no name at all, is refused."""
+    with pytest.raises(ValueError, match="None, which means no pool"):
+        pool("A", None)
+    with pytest.raises(TypeError, match="needs the name of a pool"):
+        pool()
+
+
+@pytest.mark.parametrize("nbytes", ["2 GiB", 2 * 2**30])
+def test_sizes_may_be_declared(nbytes: Any) -> None:
+    """The size of each output is kept in bytes."""
+    with pool("A", nbytes=nbytes):
+        assert said()["nbytes"] == 2 * 2**30
+        assert "nbytes" not in without_pool(said())
+
+
+@pytest.mark.parametrize("nbytes", [-1, float("nan"), "two", [1], "-3 MB"])
+def test_bad_sizes_are_refused_at_once(nbytes: Any) -> None:
+    """What is no size is refused where it is said."""
+    with pytest.raises(ValueError, match="nbytes=.* is no size"):
+        pool("A", nbytes=nbytes)

@@ -151,7 +151,7 @@ def test_symbolic_layers_stay_symbolic() -> None:
     with pool("A"):
         a = da.ones((100, 100), chunks=10)
     with pool("B"):
-        b = da.ones((100, 100), chunks=10, name="other") + 1
+        b = da.ones((100, 100), chunks=10, dtype="f4")
     both = a * 2 + b
     propagated = propagate_pools_in_collection(both)
     for graph in (both.dask, propagated.dask):
