@@ -37,6 +37,7 @@ from dask_worker_pools.graph import (
     needed_by,
     read,
 )
+from dask_worker_pools.landing import add_landings
 from dask_worker_pools.kinds import Kind, outputs_by_kind
 from dask_worker_pools.options import Missing, Options
 from dask_worker_pools.placement import place
@@ -81,6 +82,8 @@ class Pass:
             user = self.optimizations.get(kind)
             result.update(fuse(graph, needed, plan.pools, part, kind, user))
         check_peer_to_peer(result.graph, result.pools)
+        if scheduler is not None:
+            add_landings(result, tasks.pins)
         override = "resources" in self.surrounding
         return _write(result, cluster.resources, tasks, override, again=self.clients is None)
 
