@@ -1,14 +1,77 @@
-"""What was decided, and what can go wrong: plain values, printed and drawn by others."""
+"""What was decided, as plain values; others print, explain and draw it."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain
+from statistics import median
+from typing import Any, Generic, Self, TypeVar, overload
 
 from dask.typing import Key
 from dask.utils import key_split
+
+from dask_worker_pools.costs import cost, shipping
+from dask_worker_pools.errors import (
+    AmbiguousPool,
+    ConflictingPools,
+    LostKeys,
+    NoSuchPool,
+    NoSuchWorker,
+    PeerToPeerInPool,
+    PoolError,
+    UnknownTask,
+)
+from dask_worker_pools.explain import Explanation, explain
+from dask_worker_pools.report import as_html, as_text
+from dask_worker_pools.words import counted, short_names, size_text
+
+__all__ = [
+    "AmbiguousPool",
+    "ConflictingPools",
+    "Explanation",
+    "LostKeys",
+    "NoSuchPool",
+    "NoSuchWorker",
+    "PeerToPeerInPool",
+    "Plan",
+    "PoolError",
+    "Transfer",
+    "UnknownTask",
+    "landing_key",
+]
+
+T = TypeVar("T")
+
+
+class once(property, Generic[T]):
+    """A property that is computed when it is first asked for, and kept.
+
+    As ``functools.cached_property``, which in Python 3.11 holds a lock, so that its class cannot
+    travel to the scheduler by value.
+    """
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        super().__init__(compute)
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+
+    @overload
+    def __get__(self, instance: Any, owner: type | None = None, /) -> T: ...
+
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Self | T:
+        if instance is None or self.fget is None:
+            return self
+        kept: dict[str, T] = instance.__dict__
+        name = self.fget.__name__
+        if name not in kept:
+            kept[name] = self.fget(instance)
+        return kept[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return once, (self.fget,)
 
 
 @dataclass(frozen=True)
@@ -22,37 +85,123 @@ class Transfer:
     source: str | None  #: pool where it runs; None = no pool: it may run anywhere
     target: str  #: pool that it is shipped to
     nbytes: float | None  #: size of the output; None = unknown, which is not 0
+    #: the identity task in the target pool through which an output with several consumers there
+    #: crosses once; None = there is one consumer
+    landing: Key | None = None
 
 
-@dataclass(frozen=True)
+def landing_key(key: Key, target: str) -> Key:
+    """Name the task through which an output lands in a pool.
+
+    Parameters
+    ----------
+    key : Key
+        The task whose output it is.
+    target : str
+        The pool where it lands.
+
+    Examples
+    --------
+    >>> landing_key(("mean", 0, 1), "B"), landing_key("total", "B")
+    (('landing-B-mean', 0, 1), 'landing-B-total')
+    """
+    if isinstance(key, tuple) and key:
+        return (f"landing-{target}-{key[0]}", *key[1:])
+    return f"landing-{target}-{key}"
+
+
+@dataclass(frozen=True, repr=False)
 class Plan:
-    """A pool, or none, for every task of a graph, and what follows from it."""
+    """A pool, or none, for every task of a graph, and what follows from it.
+
+    Properties are computed once: the mappings must not be changed afterwards.
+
+    Examples
+    --------
+    >>> plan = Plan(
+    ...     pools={"load": "A", "mean": "A", ("scale", 0): "B", ("scale", 1): "B"},
+    ...     dependencies={
+    ...         "load": [], "mean": ["load"], ("scale", 0): ["mean"], ("scale", 1): ["mean"]
+    ...     },
+    ...     layer_of={
+    ...         "load": "load", "mean": "mean", ("scale", 0): "scale", ("scale", 1): "scale"
+    ...     },
+    ...     sizes={"load": 800, "mean": 8, ("scale", 0): 400, ("scale", 1): 400},
+    ...     pinned={"load": "A", ("scale", 0): "B", ("scale", 1): "B"},
+    ... )
+    >>> plan
+    Plan of 4 tasks in 3 layers
+    Between pools: 8 B in 1 transfer (A → B)
+    <BLANKLINE>
+    layer  pool        tasks  bytes out  sent to
+    load   A (pinned)      1      800 B
+    mean   A               1        8 B  B 8 B
+    scale  B (pinned)      2      800 B
+    >>> plan.transfers
+    (Transfer(key='mean', source='A', target='B', nbytes=8, landing='landing-B-mean'),)
+    """
 
     pools: Mapping[Key, str | None]  #: where each task runs; None = anywhere
     dependencies: Mapping[Key, Collection[Key]]  #: the tasks whose output each task needs
     layer_of: Mapping[Key, str]  #: name of the layer that each task belongs to
     sizes: Mapping[Key, float]  #: bytes of each task's output, where known
-    pinned: Mapping[Key, str] = field(default_factory=dict)  #: pools that the user said
+    #: pools that the user said; also where data in memory lies, which are no tasks
+    pinned: Mapping[Key, str] = field(default_factory=dict)
     blocked: Collection[Key] = frozenset()  #: tasks created under ``pool(None)``
+    #: how the sizes of each layer's outputs are known: "declared", "chunks", "derived",
+    #: "embedded" or "unknown"; several joined by "+"
+    sources: Mapping[str, str] = field(default_factory=dict)
+    counting: bool = False  #: no size is known: each output counts 1
+    #: cost of a byte from one pool to another; None = 1 wherever
+    link_cost: Callable[[str, str], float] | None = None
+    capacity: Mapping[str, float] = field(default_factory=dict)  #: workers of each pool, else 1
+    #: pools any of which a task may run in, for tasks that the user restricted so
+    allowed: Mapping[Key, Collection[str]] = field(default_factory=dict)
 
-    @property
+    # --- What crosses ---------------------------------------------------------------------------
+
+    @once
     def transfers(self) -> tuple[Transfer, ...]:
-        """Outputs that cross from one pool to another, in graph order."""
-        crossing: dict[tuple[Key, str], Transfer] = {}
+        """Outputs that cross from one pool to another, in the order of `pools`."""
+        if len({*self.pools.values(), *self.pinned.values()} - {None}) < 2:
+            return ()
+        located = {**self.pinned, **self.pools}
+        consumers: dict[str, dict[Key, int]] = {}  # how many, by target and output
         for key, inputs in self.dependencies.items():
             target = self.pools.get(key)
             if target is None:
                 continue
-            for needed in inputs:
-                source = self.pools.get(needed)
-                if source is not None and source != target and (needed, target) not in crossing:
-                    crossing[needed, target] = Transfer(
-                        needed, source, target, self.sizes.get(needed)
-                    )
-        return tuple(crossing.values())
+            there = consumers.setdefault(target, {})
+            for needed in inputs if isinstance(inputs, Set) else set(inputs):
+                source = located.get(needed)
+                if source is not None and source != target:
+                    there[needed] = there.get(needed, 0) + 1
+        shipped = set().union(*consumers.values())
+        in_memory = sorted(shipped - self.pools.keys(), key=str)
+        targets = sorted(consumers.items())
+        return tuple(
+            Transfer(
+                key,
+                located[key],
+                target,
+                self.sizes.get(key),
+                landing_key(key, target) if there[key] > 1 else None,
+            )
+            for key in (*in_memory, *filter(shipped.__contains__, self.pools))
+            for target, there in targets
+            if key in there
+        )
 
-    @property
-    def bytes_by_link(self) -> dict[tuple[str, str], float]:
+    @once
+    def transfers_of(self) -> Mapping[Key, tuple[Transfer, ...]]:
+        """The transfers of each output that is shipped."""
+        found: defaultdict[Key, list[Transfer]] = defaultdict(list)
+        for transfer in self.transfers:
+            found[transfer.key].append(transfer)
+        return {key: tuple(transfers) for key, transfers in found.items()}
+
+    @once
+    def bytes_by_link(self) -> Mapping[tuple[str, str], float]:
         """Bytes shipped from one pool to another; outputs of unknown size count nothing."""
         links: defaultdict[tuple[str, str], float] = defaultdict(float)
         for transfer in self.transfers:
@@ -64,13 +213,64 @@ class Plan:
         """Bytes shipped between pools; outputs of unknown size count nothing."""
         return sum(self.bytes_by_link.values())
 
-    @property
-    def keys_by_layer(self) -> dict[str, list[Key]]:
+    @once
+    def cost(self) -> float:
+        """What the pools were chosen to keep low: size × link cost, over all that crosses.
+
+        Unlike `total_bytes` it counts outputs of unknown size as `assumptions` say, and what goes
+        to and from tasks that may run in any pool by the pools' shares of `capacity`.
+        """
+        return cost(self, shipping(self, self.consumers))
+
+    # --- Layers ---------------------------------------------------------------------------------
+
+    @once
+    def keys_by_layer(self) -> Mapping[str, list[Key]]:
         """The tasks of each layer."""
         layers: defaultdict[str, list[Key]] = defaultdict(list)
         for key in self.pools:
             layers[self.layer_of[key]].append(key)
         return dict(layers)
+
+    @once
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, each after those that it needs."""
+        rank = {name: i for i, name in enumerate(self.keys_by_layer)}
+        needs: dict[str, set[str]] = {name: set() for name in rank}
+        for key, inputs in self.dependencies.items():
+            if key in self.layer_of:
+                needs[self.layer_of[key]].update(
+                    self.layer_of[needed] for needed in inputs if needed in self.layer_of
+                )
+        done: dict[str, None] = {}
+        entered: set[str] = set()  # layers may need each other, by different tasks
+        stack = list(reversed(rank))
+        while stack:
+            name = stack.pop()
+            if name in entered:
+                done.setdefault(name)
+                continue
+            entered.add(name)
+            stack.append(name)
+            stack += sorted(needs[name] - entered, key=rank.__getitem__, reverse=True)
+        return tuple(done)
+
+    @once
+    def layers_by_label(self) -> Mapping[str, tuple[str, ...]]:
+        """The layers behind each name that readers see.
+
+        Layers of one task each that share a short name, as those of delayed objects, stand
+        together.
+        """
+        shorts = short_names(self.layers)
+        alike: defaultdict[str, list[str]] = defaultdict(list)
+        for layer in self.layers:
+            alone = len(self.keys_by_layer[layer]) == 1
+            alike[str(key_split(layer)) if alone else layer].append(layer)
+        return {
+            shorts[layers[0]] if len(layers) == 1 else f"{name} ({len(layers)} layers)": (*layers,)
+            for name, layers in alike.items()
+        }
 
     def layers_in(self, pool: str) -> dict[str, int]:
         """How many tasks of each layer run in `pool`; layers with pinned tasks come first."""
@@ -79,219 +279,163 @@ class Plan:
         counts = Counter(self.layer_of[key] for key in inside)
         return {name: counts[name] for name in (*pinned, *sorted(counts.keys() - pinned.keys()))}
 
+    # --- What was assumed -----------------------------------------------------------------------
 
-class PoolError(Exception):
-    """What this package raises when pools cannot be honoured.
+    @once
+    def typical_size(self) -> float | None:
+        """Bytes that an output of unknown size counts: the median; None if no size is known."""
+        known = [size for key, size in self.sizes.items() if key in self._keys]
+        return None if self.counting or not known else median(known)
 
-    Raised in the scheduler process as well as in the user's, so every subclass can be pickled:
-    it is built again from its fields.
-    """
+    def size_of(self, key: Key) -> float:
+        """What an output counts: its bytes, or what is assumed; each 1 if no size is known."""
+        typical = self.typical_size
+        return 1.0 if typical is None else self.sizes.get(key, typical)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, name) for name in self.fields)
+    @once
+    def assumptions(self) -> tuple[str, ...]:
+        """Sentences about the sizes that are not known, and what was assumed instead.
 
-    #: names of the constructor's parameters, which are also attributes
-    fields: tuple[str, ...] = ()
-
-
-class NoSuchPool(PoolError, ValueError):
-    """A pool is required that no worker offers.
-
-    Attributes
-    ----------
-    pool : str
-        The pool that is missing.
-    n_tasks : int
-        Number of tasks that need it.
-    layers : tuple of str
-        Names of the layers that need it, those with pinned tasks first.
-    pools : dict of str to int
-        Pools of the cluster, and the number of workers in each.
-    missing : tuple of str
-        All pools that are required and missing.
-    """
-
-    fields = ("pool", "n_tasks", "layers", "pools", "missing")
-
-    def __init__(
-        self,
-        pool: str,
-        n_tasks: int,
-        layers: Sequence[str],
-        pools: Mapping[str, int],
-        missing: Sequence[str] = (),
-    ) -> None:
-        self.pool = pool
-        self.n_tasks = n_tasks
-        self.layers = tuple(layers)
-        self.pools = dict(pools)
-        self.missing = tuple(missing)
-        super().__init__(
-            f'{self.problem} Start workers with --resources "pool-{pool}=1", fix the name, or let '
-            'the tasks wait for such workers with propagate_pools(missing="wait").'
+        Examples
+        --------
+        >>> plan = Plan(
+        ...     pools={"load": "A", "parse": "A"},
+        ...     dependencies={"load": [], "parse": ["load"]},
+        ...     layer_of={"load": "load", "parse": "parse"},
+        ...     sizes={"load": 8 * 2**20},
+        ... )
+        >>> plan.assumptions
+        ('size of 1 output of parse unknown: counted as the median, 8.00 MiB',)
+        """
+        if not self.pools:
+            return ()
+        if self.typical_size is None:
+            return ("counting outputs, sizes unknown",)
+        unknown = {
+            label: sum(key not in self.sizes for name in layers for key in self.keys_by_layer[name])
+            for label, layers in self.layers_by_label.items()
+        }
+        typical = size_text(self.typical_size)
+        return tuple(
+            f"size of {counted(n, 'output')} of {name} unknown: counted as the median, {typical}"
+            for name, n in unknown.items()
+            if n
         )
 
-    @property
-    def problem(self) -> str:
-        """What is wrong, without what to do about it."""
-        others = [name for name in self.missing if name != self.pool]
-        also = f" Missing too: {', '.join(map(repr, others))}." if others else ""
-        return (
-            f"pool {self.pool!r} is required by {_tasks(self.n_tasks)} ({_some(self.layers)}), "
-            f"but no worker offers it.{also} Pools on this cluster: {_counted(self.pools)}."
-        )
+    # --- Around the tasks -----------------------------------------------------------------------
 
+    @once
+    def consumers(self) -> Mapping[Key, list[Key]]:
+        """The tasks that need each output; outputs that none needs are absent."""
+        found: defaultdict[Key, list[Key]] = defaultdict(list)
+        for key, inputs in self.dependencies.items():
+            for needed in inputs if isinstance(inputs, Set) else set(inputs):
+                found[needed].append(key)
+        return dict(found)
 
-class NoSuchWorker(PoolError, ValueError):
-    """Tasks of a pool ask for counted resources that no worker of the pool offers.
+    @once
+    def workers(self) -> Mapping[str, float]:
+        """Workers of every pool that there is; 1 where `capacity` does not say."""
+        allowed = chain.from_iterable(self.allowed.values())
+        named = {*self.pools.values(), *self.pinned.values(), *self.capacity, *allowed}
+        return {pool: self.capacity.get(pool, 1.0) for pool in sorted(filter(None, named))}
 
-    Attributes
-    ----------
-    pool : str
-        The pool.
-    resources : dict of str to float
-        What the tasks ask for besides it.
-    n_tasks : int
-        Number of such tasks.
-    layers : tuple of str
-        Names of their layers.
-    """
+    def place_of(self, key: Key) -> str | None:
+        """Pool of a task or of data in memory; None = none, or not known."""
+        return self.pools[key] if key in self.pools else self.pinned.get(key)
 
-    fields = ("pool", "resources", "n_tasks", "layers")
+    @once
+    def _outside(self) -> Set[Key]:
+        """Data in memory that tasks need."""
+        return self.consumers.keys() - self.pools.keys()
 
-    def __init__(
-        self, pool: str, resources: Mapping[str, float], n_tasks: int, layers: Sequence[str]
-    ) -> None:
-        self.pool = pool
-        self.resources = dict(resources)
-        self.n_tasks = n_tasks
-        self.layers = tuple(layers)
-        asked = ", ".join(f"{name}={amount:g}" for name, amount in self.resources.items())
-        super().__init__(
-            f"{_tasks(n_tasks)} ({_some(self.layers)}) in pool {pool!r} ask for {asked}, but no "
-            f"worker of that pool offers it. Start one with "
-            f'--resources "pool-{pool}=1 {asked.replace(",", "")}", or keep these tasks out of '
-            "the pool."
-        )
+    @once
+    def _keys(self) -> Set[Key]:
+        return {*self.pools, *self._outside}
 
+    def explain(self, name: Hashable) -> Explanation:
+        """Say why a task, or a layer of tasks, is where it is, and what other pools would cost.
 
-class ConflictingPools(PoolError, ValueError):
-    """One task is pinned to more than one pool; no worker could run it.
+        Parameters
+        ----------
+        name : Hashable
+            A task's key or a layer's name. A layer's short name will do if no other has it.
 
-    Attributes
-    ----------
-    key : Hashable
-        The task.
-    layer : str
-        Name of its layer.
-    pools : tuple of str
-        The pools that it is pinned to.
-    """
+        Returns
+        -------
+        Explanation
+            It prints as text.
 
-    fields = ("key", "layer", "pools")
+        Raises
+        ------
+        UnknownTask
+            There is no such task or layer.
 
-    def __init__(self, key: Key, layer: str, pools: Sequence[str]) -> None:
-        self.key = key
-        self.layer = layer
-        self.pools = tuple(pools)
-        super().__init__(
-            f"task {key!r} of layer {layer!r} is pinned to {len(self.pools)} pools at once: "
-            f"{', '.join(map(repr, self.pools))}. A task runs in one pool: keep one of the "
-            "annotations, or build the data once in each pool."
-        )
+        Examples
+        --------
+        >>> plan = Plan(
+        ...     pools={"a": "A", "b": "B", "sum": "A"},
+        ...     dependencies={"a": [], "b": [], "sum": ["a", "b"]},
+        ...     layer_of={"a": "a", "b": "b", "sum": "sum"},
+        ...     sizes={"a": 800, "b": 8, "sum": 800},
+        ...     pinned={"a": "A", "b": "B"},
+        ... )
+        >>> plan.explain("sum")
+        task 'sum'
+          where      A: free to run anywhere
+          output     800 B
+          inputs     A 800 B, B 8 B
+          consumers  none
+          ships      nothing
+          elsewhere  B would cost 792 B more (next best)
+        """
+        return explain(self, name)
 
+    # --- For readers ----------------------------------------------------------------------------
 
-class AmbiguousPool(PoolError, ValueError):
-    """A pool's name fits several resources that the workers offer.
+    def __repr__(self) -> str:
+        return as_text(self)
 
-    Attributes
-    ----------
-    pool : str
-        The name that was asked for.
-    resources : tuple of str
-        The resources that it fits.
-    """
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
-    fields = ("pool", "resources")
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as values that JSON can hold; keys of tasks as text.
 
-    def __init__(self, pool: str, resources: Sequence[str]) -> None:
-        self.pool = pool
-        self.resources = tuple(resources)
-        super().__init__(
-            f"pool {pool!r} fits several resources of this cluster's workers: "
-            f"{', '.join(map(repr, self.resources))}. They differ only in case, '-' or '_': "
-            "use one spelling for all workers, or name the pool exactly as one of them."
-        )
+        Returns
+        -------
+        dict
+            With ``pools`` (pool or None by task), ``transfers`` (each with ``key``, ``source``,
+            ``target``, ``nbytes`` and ``landing``), ``bytes_by_link`` (bytes by source and then
+            target), ``total_bytes`` and ``assumptions``.
 
-
-class PeerToPeerInPool(PoolError, RuntimeError):
-    """A peer-to-peer rechunk or shuffle touches a pool, where it would wait for ever.
-
-    Attributes
-    ----------
-    key : Hashable
-        The barrier task of the shuffle.
-    pools : tuple of str
-        The pools at its inputs and outputs.
-    config : str
-        The configuration key that chooses the task-based method instead.
-    """
-
-    fields = ("key", "pools", "config")
-
-    def __init__(self, key: Key, pools: Sequence[str], config: str) -> None:
-        self.key = key
-        self.pools = tuple(pools)
-        self.config = config
-        super().__init__(
-            f"the peer-to-peer barrier {key!r} touches pools {', '.join(map(repr, self.pools))}, "
-            "but Dask's peer-to-peer method ignores pools and would wait for ever. Build the "
-            "collection inside propagate_pools(), or under "
-            f'dask.config.set({{"{config}": "tasks"}}).'
-        )
-
-
-class LostKeys(PoolError, RuntimeError):
-    """The user's own optimisation dropped tasks that are still needed.
-
-    Attributes
-    ----------
-    function : str
-        Name of the optimisation.
-    keys : tuple
-        The keys that it was told to keep, and lost.
-    """
-
-    fields = ("function", "keys")
-
-    def __init__(self, function: str, keys: Sequence[Key]) -> None:
-        self.function = function
-        self.keys = tuple(keys)
-        super().__init__(
-            f"the optimisation {function!r} was called with keys to keep, and returned a graph "
-            f"without {len(self.keys)} of them, for example {self.keys[0]!r}. It is called as "
-            "f(graph, keys) for the tasks of one pool at a time, and must keep all of `keys`: "
-            "outputs, and tasks that other pools need."
-        )
-
-
-def _tasks(n: int) -> str:
-    return f"{n} task{'s'[: n != 1]}"
-
-
-def _some(layers: Sequence[str], limit: int = 3) -> str:
-    """The first layers, by the readable part of their names."""
-    names = list(dict.fromkeys(map(key_split, layers)))
-    shown = ", ".join(map(repr, names[:limit]))
-    more = len(names) - limit
-    return f"{shown} and {more} more kind{'s'[: more != 1]} of tasks" if more > 0 else shown
-
-
-def _counted(pools: Mapping[str, int]) -> str:
-    if not pools:
-        return "none"
-    return ", ".join(f"{name!r} ({_workers(n)})" for name, n in sorted(pools.items()))
-
-
-def _workers(n: int) -> str:
-    return f"{n} worker{'s'[: n != 1]}"
+        Examples
+        --------
+        >>> plan = Plan(
+        ...     pools={"a": "A", "b": "B"},
+        ...     dependencies={"a": [], "b": ["a"]},
+        ...     layer_of={"a": "a", "b": "b"},
+        ...     sizes={"a": 8, "b": 8},
+        ... )
+        >>> plan.to_dict()["bytes_by_link"], plan.to_dict()["total_bytes"]
+        ({'A': {'B': 8.0}}, 8.0)
+        """
+        links: dict[str, dict[str, float]] = {}
+        for (source, target), nbytes in self.bytes_by_link.items():
+            links.setdefault(source, {})[target] = float(nbytes)
+        return {
+            "pools": {str(key): pool for key, pool in self.pools.items()},
+            "transfers": [
+                {
+                    "key": str(transfer.key),
+                    "source": transfer.source,
+                    "target": transfer.target,
+                    "nbytes": None if transfer.nbytes is None else float(transfer.nbytes),
+                    "landing": None if transfer.landing is None else str(transfer.landing),
+                }
+                for transfer in self.transfers
+            ],
+            "bytes_by_link": links,
+            "total_bytes": float(self.total_bytes),
+            "assumptions": list(self.assumptions),
+        }

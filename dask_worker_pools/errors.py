@@ -1,0 +1,248 @@
+"""What can go wrong with pools: errors that carry fields, and survive the way to the user."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from dask.typing import Key
+from dask.utils import key_split
+
+from dask_worker_pools.words import counted
+
+
+class PoolError(Exception):
+    """What this package raises when pools cannot be honoured.
+
+    Raised in the scheduler process as well as in the user's, so every subclass can be pickled:
+    it is built again from its fields.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, name) for name in self.fields)
+
+    #: names of the constructor's parameters, which are also attributes
+    fields: tuple[str, ...] = ()
+
+
+class NoSuchPool(PoolError, ValueError):
+    """A pool is required that no worker offers.
+
+    Attributes
+    ----------
+    pool : str
+        The pool that is missing.
+    n_tasks : int
+        Number of tasks that need it.
+    layers : tuple of str
+        Names of the layers that need it, those with pinned tasks first.
+    pools : dict of str to int
+        Pools of the cluster, and the number of workers in each.
+    missing : tuple of str
+        All pools that are required and missing.
+    """
+
+    fields = ("pool", "n_tasks", "layers", "pools", "missing")
+
+    def __init__(
+        self,
+        pool: str,
+        n_tasks: int,
+        layers: Sequence[str],
+        pools: Mapping[str, int],
+        missing: Sequence[str] = (),
+    ) -> None:
+        self.pool = pool
+        self.n_tasks = n_tasks
+        self.layers = tuple(layers)
+        self.pools = dict(pools)
+        self.missing = tuple(missing)
+        super().__init__(
+            f'{self.problem} Start workers with --resources "pool-{pool}=1", fix the name, or let '
+            'the tasks wait for such workers with propagate_pools(missing="wait").'
+        )
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, without what to do about it."""
+        others = [name for name in self.missing if name != self.pool]
+        also = f" Missing too: {', '.join(map(repr, others))}." if others else ""
+        return (
+            f"pool {self.pool!r} is required by {counted(self.n_tasks, 'task')} "
+            f"({_some(self.layers)}), but no worker offers it.{also} "
+            f"Pools on this cluster: {_with_workers(self.pools)}."
+        )
+
+
+class NoSuchWorker(PoolError, ValueError):
+    """Tasks of a pool ask for counted resources that no worker of the pool offers.
+
+    Attributes
+    ----------
+    pool : str
+        The pool.
+    resources : dict of str to float
+        What the tasks ask for besides it.
+    n_tasks : int
+        Number of such tasks.
+    layers : tuple of str
+        Names of their layers.
+    """
+
+    fields = ("pool", "resources", "n_tasks", "layers")
+
+    def __init__(
+        self, pool: str, resources: Mapping[str, float], n_tasks: int, layers: Sequence[str]
+    ) -> None:
+        self.pool = pool
+        self.resources = dict(resources)
+        self.n_tasks = n_tasks
+        self.layers = tuple(layers)
+        asked = ", ".join(f"{name}={amount:g}" for name, amount in self.resources.items())
+        super().__init__(
+            f"{counted(n_tasks, 'task')} ({_some(self.layers)}) in pool {pool!r} ask for {asked}, "
+            f"but no worker of that pool offers it. Start one with "
+            f'--resources "pool-{pool}=1 {asked.replace(",", "")}", or keep these tasks out of '
+            "the pool."
+        )
+
+
+class ConflictingPools(PoolError, ValueError):
+    """One task is pinned to more than one pool; no worker could run it.
+
+    Attributes
+    ----------
+    key : Hashable
+        The task.
+    layer : str
+        Name of its layer.
+    pools : tuple of str
+        The pools that it is pinned to.
+    """
+
+    fields = ("key", "layer", "pools")
+
+    def __init__(self, key: Key, layer: str, pools: Sequence[str]) -> None:
+        self.key = key
+        self.layer = layer
+        self.pools = tuple(pools)
+        super().__init__(
+            f"task {key!r} of layer {layer!r} is pinned to {len(self.pools)} pools at once: "
+            f"{', '.join(map(repr, self.pools))}. A task runs in one pool: keep one of the "
+            "annotations, or build the data once in each pool."
+        )
+
+
+class AmbiguousPool(PoolError, ValueError):
+    """A pool's name fits several resources that the workers offer.
+
+    Attributes
+    ----------
+    pool : str
+        The name that was asked for.
+    resources : tuple of str
+        The resources that it fits.
+    """
+
+    fields = ("pool", "resources")
+
+    def __init__(self, pool: str, resources: Sequence[str]) -> None:
+        self.pool = pool
+        self.resources = tuple(resources)
+        super().__init__(
+            f"pool {pool!r} fits several resources of this cluster's workers: "
+            f"{', '.join(map(repr, self.resources))}. They differ only in case, '-' or '_': "
+            "use one spelling for all workers, or name the pool exactly as one of them."
+        )
+
+
+class PeerToPeerInPool(PoolError, RuntimeError):
+    """A peer-to-peer rechunk or shuffle touches a pool, where it would wait for ever.
+
+    Attributes
+    ----------
+    key : Hashable
+        The barrier task of the shuffle.
+    pools : tuple of str
+        The pools at its inputs and outputs.
+    config : str
+        The configuration key that chooses the task-based method instead.
+    """
+
+    fields = ("key", "pools", "config")
+
+    def __init__(self, key: Key, pools: Sequence[str], config: str) -> None:
+        self.key = key
+        self.pools = tuple(pools)
+        self.config = config
+        super().__init__(
+            f"the peer-to-peer barrier {key!r} touches pools {', '.join(map(repr, self.pools))}, "
+            "but Dask's peer-to-peer method ignores pools and would wait for ever. Build the "
+            "collection inside propagate_pools(), or under "
+            f'dask.config.set({{"{config}": "tasks"}}).'
+        )
+
+
+class LostKeys(PoolError, RuntimeError):
+    """The user's own optimisation dropped tasks that are still needed.
+
+    Attributes
+    ----------
+    function : str
+        Name of the optimisation.
+    keys : tuple
+        The keys that it was told to keep, and lost.
+    """
+
+    fields = ("function", "keys")
+
+    def __init__(self, function: str, keys: Sequence[Key]) -> None:
+        self.function = function
+        self.keys = tuple(keys)
+        super().__init__(
+            f"the optimisation {function!r} was called with keys to keep, and returned a graph "
+            f"without {len(self.keys)} of them, for example {self.keys[0]!r}. It is called as "
+            "f(graph, keys) for the tasks of one pool at a time, and must keep all of `keys`: "
+            "outputs, and tasks that other pools need."
+        )
+
+
+class UnknownTask(PoolError, KeyError):
+    """A plan was asked about something that is none of its tasks and layers.
+
+    Attributes
+    ----------
+    name : Hashable
+        What was asked for.
+    near : tuple of str
+        Tasks and layers of the plan that are called nearly so.
+    """
+
+    fields = ("name", "near")
+
+    def __init__(self, name: Hashable, near: Sequence[str]) -> None:
+        self.name = name
+        self.near = tuple(near)
+        super().__init__(name, self.near)
+
+    def __str__(self) -> str:
+        near = (
+            f"Did you mean {' or '.join(self.near)}?"
+            if self.near
+            else "plan.layers has the names of all layers, plan.pools the keys of all tasks."
+        )
+        return f"no task and no layer of this plan is called {self.name!r}. {near}"
+
+
+def _some(layers: Sequence[str], limit: int = 3) -> str:
+    """The first layers, by the readable part of their names."""
+    names = list(dict.fromkeys(map(key_split, layers)))
+    shown = ", ".join(map(repr, names[:limit]))
+    more = len(names) - limit
+    return f"{shown} and {more} more kind{'s'[: more != 1]} of tasks" if more > 0 else shown
+
+
+def _with_workers(pools: Mapping[str, int]) -> str:
+    if not pools:
+        return "none"
+    return ", ".join(f"{name!r} ({counted(n, 'worker')})" for name, n in sorted(pools.items()))
