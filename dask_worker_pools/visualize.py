@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 import html
 import itertools
-import math
 import os
 import shutil
 from collections import Counter
@@ -16,10 +15,11 @@ from typing import Any, Literal, get_args
 
 import graphviz
 from dask.typing import Key
-from dask.utils import format_bytes, key_split, natural_sort_key
+from dask.utils import key_split, natural_sort_key
 
 from dask_worker_pools.collection import plan_pools
 from dask_worker_pools.plan import Plan, Transfer
+from dask_worker_pools.words import bytes_text, counted, pool_name
 
 Level = Literal["layer", "task"]
 
@@ -61,6 +61,14 @@ EDGE_ATTR = {
     "fontsize": "12",
 }
 CROSSING_ATTR = {"color": "black", "penwidth": "2", "style": "dashed", "arrowsize": "0.9"}
+LANDING_ATTR = {
+    "shape": "ellipse",
+    "style": "filled",
+    "fontsize": "10",
+    "margin": "0.03,0.01",
+    "height": "0.3",
+    "width": "0.6",
+}
 PINNED_ATTR = {"color": "black", "penwidth": "2.5"}
 
 #: How many entries of the legend, or pools of one split layer, stand side by side.
@@ -200,12 +208,13 @@ def draw(
     True
     """
     _check_level(level)
-    boxes = _layer_boxes(plan) if level == "layer" else _task_boxes(plan)
-    edges = _Edges.between(boxes, plan)
+    shown = plan if level == "layer" else _with_landings(plan)
+    boxes = _layer_boxes(plan) if level == "layer" else _task_boxes(plan, shown)
+    edges = _Edges.between(boxes, shown)
     colors = pool_colors(pool for pool in plan.pools.values() if pool is not None)
 
     attributes = GRAPH_ATTR | _as_text(graph_attr or {}) | _as_text(attrs)
-    attributes["label"] = _graph_label(plan, edges, colors, heading=attributes.get("label"))
+    attributes["label"] = _graph_label(plan, boxes, edges, colors, heading=attributes.get("label"))
     graph = graphviz.Digraph(
         "pools",
         graph_attr=attributes,
@@ -213,11 +222,13 @@ def draw(
         edge_attr=EDGE_ATTR | _as_text(edge_attr or {}),
     )
     for box in boxes:
-        graph.node(box.node, **_box_attributes(box, plan, colors))
+        graph.node(box.node, **_box_attributes(box, shown, colors))
     for source, target in sorted(edges.local):
         graph.edge(boxes[source].node, boxes[target].node)
     for (source, target), transfers in sorted(edges.crossing.items(), key=lambda item: item[0]):
-        graph.edge(boxes[source].node, boxes[target].node, **_crossing_attributes(transfers))
+        graph.edge(
+            boxes[source].node, boxes[target].node, **_crossing_attributes(transfers, plan.counting)
+        )
     return graph
 
 
@@ -233,6 +244,7 @@ class _Box:
     name: str  #: its full name
     keys: Sequence[Key]  #: its tasks
     is_task: bool = False  #: whether it is drawn with level="task"
+    is_landing: bool = False  #: whether an output crosses here once, for several tasks
 
 
 def _layer_boxes(plan: Plan) -> list[_Box]:
@@ -242,7 +254,30 @@ def _layer_boxes(plan: Plan) -> list[_Box]:
     ]
 
 
-def _task_boxes(plan: Plan) -> list[_Box]:
+def _with_landings(plan: Plan) -> Plan:
+    """The same plan with a task for each landing, between an output and its consumers there."""
+    landings = {(t.key, t.target): t.landing for t in plan.transfers if t.landing is not None}
+    dependencies: dict[Key, Collection[Key]] = {
+        key: [landings.get((needed, plan.pools[key] or ""), needed) for needed in inputs]
+        for key, inputs in plan.dependencies.items()
+        if key in plan.pools
+    }
+    return Plan(
+        pools={**plan.pools, **{landing: target for (_, target), landing in landings.items()}},
+        dependencies=dependencies | {landing: [key] for (key, _), landing in landings.items()},
+        layer_of={**plan.layer_of, **{landing: str(landing) for landing in landings.values()}},
+        sizes={
+            **plan.sizes,
+            **{new: plan.sizes[key] for (key, _), new in landings.items() if key in plan.sizes},
+        },
+        pinned=plan.pinned,
+        blocked=plan.blocked,
+        counting=plan.counting,
+    )
+
+
+def _task_boxes(plan: Plan, shown: Plan) -> list[_Box]:
+    """A box for each task of `plan`, and for those that only `shown` has: landings."""
     if len(plan.pools) > MAX_TASKS:
         raise ValueError(
             f'level="task" draws at most {MAX_TASKS} tasks, but this graph has '
@@ -254,9 +289,15 @@ def _task_boxes(plan: Plan) -> list[_Box]:
         for layer in plan.keys_by_layer.values()
         for key in sorted(layer, key=lambda key: natural_sort_key(str(key)))
     ]
+    landings = sorted(
+        shown.pools.keys() - plan.pools.keys(), key=lambda k: natural_sort_key(str(k))
+    )
     return [
         _Box(f"task{i}", _task_title(key), str(key), [key], is_task=True)
         for i, key in enumerate(keys)
+    ] + [
+        _Box(f"landing{i}", "landing", str(key), [key], is_task=True, is_landing=True)
+        for i, key in enumerate(landings)
     ]
 
 
@@ -308,6 +349,8 @@ def _drawable_dependencies(plan: Plan) -> Iterator[tuple[Key, Key]]:
 
 def _box_attributes(box: _Box, plan: Plan, colors: Mapping[str, str]) -> dict[str, str]:
     shares = _by_pool(plan.pools[key] for key in box.keys)
+    if box.is_landing:
+        return _landing_attributes(box, plan, colors)
     fills = [_fill(pool, colors) for pool in shares]
     lines = [f"<B>{_escape(box.title)}</B>", *_where(box, shares), *_said(box, plan)]
     label = "<BR/>".join(lines)
@@ -327,6 +370,18 @@ def _box_attributes(box: _Box, plan: Plan, colors: Mapping[str, str]) -> dict[st
     }
 
 
+def _landing_attributes(box: _Box, plan: Plan, colors: Mapping[str, str]) -> dict[str, str]:
+    [key] = box.keys
+    fill = _fill(plan.pools[key], colors)
+    tooltip = f"{box.name}\ncrosses once, for all that need it in {plan.pools[key]}"
+    return LANDING_ATTR | {
+        "label": box.title,
+        "fillcolor": fill,
+        "fontcolor": readable_on(fill),
+        "tooltip": "\n".join(map(_escape, tooltip.split("\n"))),
+    }
+
+
 def _by_pool(pools: Iterable[str | None]) -> dict[str | None, int]:
     """Count tasks by pool; pools in the order of their names, no pool last."""
     counts = Counter(pools)
@@ -340,8 +395,8 @@ def _where(box: _Box, shares: Mapping[str | None, int]) -> list[str]:
         place = "no pool" if pool is None else f"in {_escape(pool)}"
         if box.is_task:
             return [place]
-        return [f"{_tasks(n)}, {place}" if pool is None else f"{_tasks(n)} {place}"]
-    named = [f"{_escape(_pool_name(pool))}: {n}" for pool, n in shares.items()]
+        return [counted(n, "task") + (", " if pool is None else " ") + place]
+    named = [f"{_escape(pool_name(pool))}: {n}" for pool, n in shares.items()]
     if len(named) > MAX_SPLIT_NAMES:
         more = len(named) - MAX_SPLIT_NAMES + 1
         named[-more:] = [f"and {more} more"]
@@ -359,8 +414,8 @@ def _said(box: _Box, plan: Plan) -> list[str]:
 
 
 def _box_tooltip(box: _Box, plan: Plan, shares: Mapping[str | None, int]) -> str:
-    where = ", ".join(f"{_pool_name(pool)}: {_tasks(n)}" for pool, n in shares.items())
-    produced = _bytes_text(plan.sizes.get(key) for key in box.keys)
+    where = ", ".join(f"{pool_name(pool)}: {counted(n, 'task')}" for pool, n in shares.items())
+    produced = bytes_text(plan.sizes.get(key) for key in box.keys)
     return "\n".join(map(_escape, [box.name, where, f"bytes out: {produced}"]))
 
 
@@ -371,15 +426,21 @@ def _stripes(fills: Sequence[str], tasks: Sequence[int]) -> str:
     return ":".join([*shares, fills[-1]])
 
 
-def _crossing_attributes(transfers: Sequence[Transfer]) -> dict[str, str]:
+def _crossing_attributes(transfers: Sequence[Transfer], counting: bool) -> dict[str, str]:
     """Attributes of an edge between pools; without transfers, all are counted elsewhere."""
     if not transfers:
         tooltip = "shipped once, and counted on another edge"
         return CROSSING_ATTR | {"label": "shared", "tooltip": tooltip, "labeltooltip": tooltip}
-    links = sorted({f"{_pool_name(t.source)} → {t.target}" for t in transfers})
-    tooltip = _escape(f"{_transfers(len(transfers))}: {', '.join(links)}")
+    links = sorted({f"{pool_name(t.source)} → {t.target}" for t in transfers})
+    number = counted(len(transfers), "output")
+    amount = number if counting else bytes_text(t.nbytes for t in transfers)
+    n = sum(t.landing is not None for t in transfers)
+    once = "" if not n else "lands once" if n == len(transfers) else f"{n} land once"
+    tooltip = _escape(
+        f"{counted(len(transfers), 'transfer')}: {', '.join(links)}" + (f"; {once}" if once else "")
+    )
     return CROSSING_ATTR | {
-        "label": f"<<B>{_bytes_text(t.nbytes for t in transfers)}</B>>",
+        "label": f"<<B>{amount}</B>>",
         "tooltip": tooltip,
         "labeltooltip": tooltip,
     }
@@ -388,16 +449,18 @@ def _crossing_attributes(transfers: Sequence[Transfer]) -> dict[str, str]:
 # --- Title and legend -------------------------------------------------------------------------
 
 
-def _graph_label(plan: Plan, edges: _Edges, colors: Mapping[str, str], heading: str | None) -> str:
+def _graph_label(
+    plan: Plan, boxes: Sequence[_Box], edges: _Edges, colors: Mapping[str, str], heading: str | None
+) -> str:
     """Title and legend as one table: Graphviz keeps a graph's label clear of the drawing."""
     entries = [_pool_entry(pool, n, colors) for pool, n in _by_pool(plan.pools.values()).items()]
     columns = CELLS_PER_ENTRY * max(1, min(len(entries), PER_ROW["legend"]))
-    rows = [_across(columns, f'<FONT POINT-SIZE="15">{_title(edges)}</FONT>')]
+    rows = [_across(columns, f'<FONT POINT-SIZE="15">{_title(plan, edges)}</FONT>')]
     if heading:
         rows.insert(0, _across(columns, f'<B><FONT POINT-SIZE="17">{_escape(heading)}</FONT></B>'))
     rows += ["".join(row) for row in _rows(entries, PER_ROW["legend"])]
     if edges.crossing:
-        rows.append(_crossing_entry(edges, columns))
+        rows.append(_crossing_entry(edges, columns, any(box.is_landing for box in boxes)))
     rows.append('<TD HEIGHT="4"></TD>')  # keeps the legend off the first boxes
     cells = "".join(f"<TR>{row}</TR>" for row in rows)
     return f'<<TABLE BORDER="0" CELLBORDER="0" CELLPADDING="3" CELLSPACING="4">{cells}</TABLE>>'
@@ -407,30 +470,36 @@ def _across(columns: int, text: str) -> str:
     return f'<TD ALIGN="LEFT" COLSPAN="{columns}">{text}</TD>'
 
 
-def _title(edges: _Edges) -> str:
+def _title(plan: Plan, edges: _Edges) -> str:
     transfers = list(itertools.chain.from_iterable(edges.crossing.values()))
     if not transfers:
         return "Nothing is sent between pools"
-    total = _bytes_text(transfer.nbytes for transfer in transfers)
-    return f"Between pools: <B>{total}</B> in {_transfers(len(transfers))}"
+    number = counted(len(transfers), "transfer")
+    if plan.counting:
+        return f"Between pools: <B>{number}</B> (counting outputs, sizes unknown)"
+    total = bytes_text(transfer.nbytes for transfer in transfers)
+    return f"Between pools: <B>{total}</B> in {number}"
 
 
 def _pool_entry(pool: str | None, n_tasks: int, colors: Mapping[str, str]) -> str:
     """Cells that show a pool's colour and number of tasks, and the gap to the next entry."""
-    fill = _fill(pool, colors)
+    fill, tasks = _fill(pool, colors), counted(n_tasks, "task")
     return (
         f'<TD BGCOLOR="{fill}" STYLE="rounded" WIDTH="40"><FONT COLOR="{readable_on(fill)}">'
-        f"<B> {_escape(_pool_name(pool))} </B></FONT></TD>"
-        f'<TD ALIGN="LEFT">{_tasks(n_tasks)}</TD><TD WIDTH="8"></TD>'
+        f"<B> {_escape(pool_name(pool))} </B></FONT></TD>"
+        f'<TD ALIGN="LEFT">{tasks}</TD><TD WIDTH="8"></TD>'
     )
 
 
-def _crossing_entry(edges: _Edges, columns: int) -> str:
+def _crossing_entry(edges: _Edges, columns: int, lands: bool) -> str:
     """Cells that explain the edges between pools, under those of the pools."""
-    meaning = "sent from one pool to another"
+    lines = ["sent from one pool to another"]
+    if lands:
+        lines.append("landing: sent once, for several tasks")
     if not all(edges.crossing.values()):
-        meaning += '<BR ALIGN="LEFT"/>shared: sent once, counted on another edge'
-        meaning += '<BR ALIGN="LEFT"/>'
+        lines.append("shared: sent once, counted on another edge")
+    # A line is aligned by the break at its end.
+    meaning = "".join(f'{line}<BR ALIGN="LEFT"/>' for line in lines) if lines[1:] else lines[0]
     # A cell that has only a lower border, dashed, looks like the edges that it explains.
     return (
         '<TD><TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="0">'
@@ -532,28 +601,6 @@ def readable_on(fill: str) -> str:
 
 
 # --- Text -------------------------------------------------------------------------------------
-
-
-def _bytes_text(sizes: Iterable[float | None]) -> str:
-    """Sum of `sizes` as text, which says so where some or all of them are unknown."""
-    sizes = list(sizes)
-    known = [size for size in sizes if size is not None]
-    if not known:
-        return "size unknown"
-    total = str(format_bytes(round(math.fsum(known))))
-    return total if len(known) == len(sizes) else f"≥ {total}"
-
-
-def _pool_name(pool: str | None) -> str:
-    return "no pool" if pool is None else pool
-
-
-def _tasks(n: int) -> str:
-    return f"{n} task{'s'[: n != 1]}"
-
-
-def _transfers(n: int) -> str:
-    return f"{n} transfer{'s'[: n != 1]}"
 
 
 def _escape(text: str) -> str:

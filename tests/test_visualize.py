@@ -9,6 +9,7 @@ import re
 import sys
 import types
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +32,7 @@ from dask_worker_pools.visualize import (
 )
 
 MiB = 2**20
+LEVELS: tuple[visualize.Level, ...] = ("layer", "task")
 
 #: The first bytes of a file of each format.
 MAGIC = {
@@ -727,3 +729,56 @@ def test_plan_is_drawn_alone(readme: Plan, tmp_path: Path) -> None:
     """A plan among other arguments is an error: two plannings cannot be merged."""
     with pytest.raises(TypeError, match="a Plan is drawn alone, but got 2 arguments"):
         visualize_pools(readme, da.ones(3), filename=tmp_path / "pools.svg")
+
+
+# --- Landings ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def landing() -> Plan:
+    """Plan of a mean that three tasks of another pool need, and one of a third.
+
+    mean (A) → use.0, use.1, use.2 (B)
+            └→ far (C)
+    """
+    return plan_of(
+        {"mean": "A", "use.0": "B", "use.1": "B", "use.2": "B", "far": "C"},
+        "mean>use.0 mean>use.1 mean>use.2 mean>far",
+        sizes={"mean": 8},
+    )
+
+
+def test_landings_are_drawn_between_output_and_consumers(landing: Plan) -> None:
+    """Task by task, an output with several consumers in a pool reaches them through its landing."""
+    drawing = Drawing(draw(landing, level="task"))
+    assert set(drawing.edges) == {
+        ("mean", "landing", "8 B"),
+        ("landing", "use.0", None),
+        ("landing", "use.1", None),
+        ("landing", "use.2", None),
+        ("mean", "far", "8 B"),
+    }
+    box = drawing.boxes["landing"]
+    assert box["fillcolor"] == pool_colors("ABC")["B"]
+    assert box["tooltip"] == "landing-B-mean\ncrosses once, for all that need it in B"
+
+
+def test_landings_are_no_tasks_of_the_plan(landing: Plan) -> None:
+    """Title and legend count the plan's own tasks and transfers, and say what a landing is."""
+    by_layer, by_task = (Drawing(draw(landing, level=level)).legend for level in LEVELS)
+    assert by_layer == ["Between pools: 16 B in 2 transfers", *by_layer[1:]]
+    assert by_task == [*by_layer, "landing: sent once, for several tasks"]
+
+
+def test_layers_say_what_lands_once(landing: Plan) -> None:
+    """Layer by layer, the tooltip of an edge says which of its transfers land once."""
+    tooltips = {edge["tooltip"] for edge in Drawing(draw(landing)).edge_attributes}
+    assert tooltips == {"1 transfer: A → B; lands once", "1 transfer: A → C"}
+
+
+def test_without_sizes_outputs_are_counted() -> None:
+    """Where no size is known, title and edges count outputs, and the title says why."""
+    plan = plan_of({"x.0": "A", "x.1": "A", "y": "B"}, "x.0>y x.1>y")
+    drawing = Drawing(draw(replace(plan, counting=True)))
+    assert drawing.legend[0] == "Between pools: 2 transfers (counting outputs, sizes unknown)"
+    assert drawing.edges == [("x", "y", "2 outputs")]
