@@ -6,19 +6,20 @@ import cloudpickle
 
 from dask_worker_pools.annotations import pool
 from dask_worker_pools.collection import get_pool, plan_pools, propagate_pools_in_collection
-from dask_worker_pools.localcluster import LocalPoolCluster
-from dask_worker_pools.options import UnknownPools
-from dask_worker_pools.plan import (
+from dask_worker_pools.errors import (
     AmbiguousPool,
     ConflictingPools,
     LostKeys,
     NoSuchPool,
     NoSuchWorker,
     PeerToPeerInPool,
-    Plan,
     PoolError,
-    Transfer,
+    UnknownPools,
+    UnknownTask,
 )
+from dask_worker_pools.explain import Explanation
+from dask_worker_pools.localcluster import LocalPoolCluster
+from dask_worker_pools.plan import Plan, Transfer
 from dask_worker_pools.propagate import propagate_pools
 from dask_worker_pools.transfers import measure_transfers
 from dask_worker_pools.visualize import GraphvizNotFound, visualize_pools
@@ -26,6 +27,7 @@ from dask_worker_pools.visualize import GraphvizNotFound, visualize_pools
 __all__ = [
     "AmbiguousPool",
     "ConflictingPools",
+    "Explanation",
     "GraphvizNotFound",
     "LocalPoolCluster",
     "LostKeys",
@@ -36,6 +38,7 @@ __all__ = [
     "PoolError",
     "Transfer",
     "UnknownPools",
+    "UnknownTask",
     "get_pool",
     "measure_transfers",
     "plan_pools",

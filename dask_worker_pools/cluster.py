@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 from dask.typing import Key
 
 from dask_worker_pools.annotations import PREFIX, Annotations, normal_resource, pool_of_resource
-from dask_worker_pools.plan import AmbiguousPool, NoSuchPool, NoSuchWorker, PeerToPeerInPool, Plan
+from dask_worker_pools.errors import (
+    AmbiguousPool,
+    NoSuchPool,
+    NoSuchWorker,
+    PeerToPeerInPool,
+)
+from dask_worker_pools.plan import Plan
 
 if TYPE_CHECKING:
     from distributed import Scheduler

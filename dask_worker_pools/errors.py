@@ -207,6 +207,32 @@ class LostKeys(PoolError, RuntimeError):
         )
 
 
+class UnknownPools(PoolError, ValueError):
+    """An option names pools that neither the computation nor the cluster has.
+
+    Attributes
+    ----------
+    option : str
+        The option.
+    unknown : tuple of str
+        The pools that do not exist.
+    known : tuple of str
+        Those that do.
+    """
+
+    fields = ("option", "unknown", "known")
+
+    def __init__(self, option: str, unknown: Sequence[str], known: Sequence[str]) -> None:
+        self.option = option
+        self.unknown = tuple(unknown)
+        self.known = tuple(known)
+        super().__init__(
+            f"{option} names pools that do not exist: {', '.join(map(repr, self.unknown))}. "
+            f"There are: {', '.join(map(repr, self.known)) or 'none'}. Fix the names, or leave "
+            "them out."
+        )
+
+
 class UnknownTask(PoolError, KeyError):
     """A plan was asked about something that is none of its tasks and layers.
 

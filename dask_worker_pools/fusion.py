@@ -34,6 +34,7 @@ from dask_worker_pools.annotations import (
     merge_annotations,
     without_pool,
 )
+from dask_worker_pools.errors import LostKeys
 from dask_worker_pools.graph import (
     TaskGraph,
     has_legacy_tasks,
@@ -42,7 +43,6 @@ from dask_worker_pools.graph import (
     without_annotations,
 )
 from dask_worker_pools.kinds import Kind
-from dask_worker_pools.plan import LostKeys
 
 Optimization = Callable[..., Mapping[Key, Any]]
 Pools = Mapping[Key, str | None]

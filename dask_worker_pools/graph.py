@@ -28,7 +28,7 @@ from dask_worker_pools.annotations import (
     pools_in,
     without_pool,
 )
-from dask_worker_pools.plan import ConflictingPools
+from dask_worker_pools.errors import ConflictingPools
 
 Dependencies = dict[Key, Set[Key]]
 

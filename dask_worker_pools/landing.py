@@ -15,13 +15,7 @@ from dask.typing import Key
 from toolz import identity
 
 from dask_worker_pools.fusion import Tasks
-
-
-def landing_key(key: Key, target: str) -> Key:
-    """TEMPORARY"""
-    if isinstance(key, tuple):
-        return (f"landing-{target}-{key[0]}", *key[1:])
-    return f"landing-{target}-{key}"
+from dask_worker_pools.plan import landing_key
 
 
 def add_landings(tasks: Tasks, data: Mapping[Key, str]) -> None:

@@ -37,8 +37,8 @@ from dask_worker_pools.graph import (
     needed_by,
     read,
 )
-from dask_worker_pools.landing import add_landings
 from dask_worker_pools.kinds import Kind, outputs_by_kind
+from dask_worker_pools.landing import add_landings
 from dask_worker_pools.options import Missing, Options
 from dask_worker_pools.placement import place
 from dask_worker_pools.plan import Plan
@@ -135,7 +135,8 @@ def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster
     """Choose a pool for every task of a graph."""
     known = {*tasks.pools(), *cluster.capacity}
     link_cost = options.links(cluster.names, known)
-    sizes = output_sizes(graph, tasks.keys).nbytes
+    estimates = output_sizes(graph, tasks.keys)
+    sizes = estimates.nbytes
     pools = place(
         tasks.dependencies,
         tasks.pins,
@@ -153,6 +154,11 @@ def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster
         sizes=sizes,
         pinned=tasks.pins,
         blocked=tasks.blocked,
+        sources=estimates.sources,
+        counting=not sizes,
+        link_cost=link_cost,
+        capacity=cluster.capacity,
+        allowed=tasks.allowed,
     )
 
 

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Real
 from typing import Any, Literal, get_args
 
-from dask_worker_pools.plan import PoolError
+from dask_worker_pools.errors import UnknownPools
 
 Missing = Literal["error", "warn", "wait"]
 LinkCost = Callable[[str, str], float]
-
-
-class UnknownPools(PoolError, ValueError):
-    """An option names pools that neither the computation nor the cluster has.
-
-    Attributes
-    ----------
-    option : str
-        The option.
-    unknown : tuple of str
-        The pools that do not exist.
-    known : tuple of str
-        Those that do.
-    """
-
-    fields = ("option", "unknown", "known")
-
-    def __init__(self, option: str, unknown: Sequence[str], known: Sequence[str]) -> None:
-        self.option = option
-        self.unknown = tuple(unknown)
-        self.known = tuple(known)
-        super().__init__(
-            f"{option} names pools that do not exist: {', '.join(map(repr, self.unknown))}. "
-            f"There are: {', '.join(map(repr, self.known)) or 'none'}. Fix the names, or leave "
-            "them out."
-        )
 
 
 @dataclass(frozen=True)

@@ -13,34 +13,9 @@ from dask.typing import Key
 from dask.utils import key_split
 
 from dask_worker_pools.costs import cost, shipping
-from dask_worker_pools.errors import (
-    AmbiguousPool,
-    ConflictingPools,
-    LostKeys,
-    NoSuchPool,
-    NoSuchWorker,
-    PeerToPeerInPool,
-    PoolError,
-    UnknownTask,
-)
 from dask_worker_pools.explain import Explanation, explain
 from dask_worker_pools.report import as_html, as_text
 from dask_worker_pools.words import counted, short_names, size_text
-
-__all__ = [
-    "AmbiguousPool",
-    "ConflictingPools",
-    "Explanation",
-    "LostKeys",
-    "NoSuchPool",
-    "NoSuchWorker",
-    "PeerToPeerInPool",
-    "Plan",
-    "PoolError",
-    "Transfer",
-    "UnknownTask",
-    "landing_key",
-]
 
 T = TypeVar("T")
 

@@ -37,7 +37,7 @@ from dask_worker_pools import (
     propagate_pools,
     propagate_pools_in_collection,
 )
-from dask_worker_pools.plan import LostKeys
+from dask_worker_pools.errors import LostKeys
 
 VALUES = np.arange(64.0).reshape(8, 8)
 

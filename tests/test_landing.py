@@ -23,7 +23,7 @@ def pool_cluster() -> Iterator[clusters.PoolCluster]:
         yield cluster
 
 
-def made(name: str, shape: tuple[int, ...], chunks: Any, dtype: str = "f8") -> da.Array:
+def made(name: str, shape: tuple[int, ...], chunks: Any, dtype: str = "f8") -> Any:
     """An array whose chunks are made by tasks pinned to a pool."""
     normal = da.core.normalize_chunks(chunks, shape)
 
@@ -100,8 +100,10 @@ def test_bytes_that_cross_are_those_of_the_plan(client: Client, workload: Any) -
         wait(persisted)
     np.testing.assert_allclose(persisted.compute(), expected)
     assert plan.total_bytes > 0
-    predicted = plan.bytes_by_link
-    measured = {link: n for link, n in moved.bytes_by_link.items() if link[0] != link[1]}
+    predicted: dict[Any, float] = dict(plan.bytes_by_link)
+    measured: dict[Any, float] = {
+        link: n for link, n in moved.bytes_by_link.items() if link[0] != link[1]
+    }
     for link in predicted.keys() | measured.keys():
         assert measured.get(link, 0) == pytest.approx(predicted.get(link, 0), rel=0.1, abs=3000)
 
