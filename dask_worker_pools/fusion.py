@@ -131,7 +131,7 @@ def _fuse_layers(
     fused = _dasks_choice(_with_all_dependencies(graph, tasks), outputs)
     pools_of_layer = {name: {pools[key] for key in keys} for name, keys in tasks.keys.items()}
     done = Tasks(annotations=dict(tasks.annotations))
-    for name in fused.layers.keys() & tasks.keys.keys():
+    for name in [name for name in fused.layers if name in tasks.keys]:
         members = _members(name, graph, fused)
         places = set().union(*(pools_of_layer.get(m, set()) for m in members))
         if len(members) == 1:
@@ -267,7 +267,7 @@ def _merge_block_annotations(
     name: str, members: Collection[str], tasks: TaskGraph, done: Tasks
 ) -> None:
     """Give the blocks of a fused layer what the tasks fused into them had."""
-    if len(members) == 1 or not any(tasks.layers[member].annotations for member in members):
+    if len(members) == 1 or not tasks.annotations:
         return
     inner = {key for member in members for key in tasks.keys.get(member, ())}
     heads = {key for key in inner if key in done.graph}

@@ -199,7 +199,9 @@ def _layer_edges(
             return {}
         available = layer.get_output_keys() if layer.output_blocks else None
         wanted = wanted & available if available is not None else wanted
-        edges: Mapping[Key, Set[Key]] = layer.cull(wanted, known)[1] if wanted else {}
+        # Older versions of Dask see single keys among the arguments only if they are told them.
+        single = {argument.key for argument, _ in layer.indices if isinstance(argument, TaskRef)}
+        edges: Mapping[Key, Set[Key]] = layer.cull(wanted, single)[1] if wanted else {}
         return edges
     return _materialized_edges(layer, needed, known)
 

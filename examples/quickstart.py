@@ -80,11 +80,11 @@ def main():
         watch.check()
 
         print("The same with 16 chunks of 8 MiB in A and 8 chunks of 4 MiB in B:")
-        wanted = larger()
-        loads = plan_pools(*wanted).pinned
         table = [("", "loads in the wrong pool", "sent between pools")]
 
         def run(title):
+            wanted = larger()  # anew, for new keys: tasks that the scheduler knows keep their pools
+            loads = plan_pools(*wanted).pinned
             with measure_transfers(client) as moved:
                 dask.compute(*wanted)
             wrong = sum(watch.ran[key] != f"pool-{pool}" for key, pool in loads.items())

@@ -4,9 +4,11 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from dask.blockwise import Blockwise
 from dask.highlevelgraph import HighLevelGraph
+from packaging.version import Version
 from size_expressions import EXPRESSIONS, XARRAY_EXPRESSIONS, opened
 from size_truth import run_all, true_nbytes
 
@@ -51,6 +53,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", [*EXPRESSIONS, *XARRAY_EXPRESSIONS])
 def test_what_is_told_is_true(name: str, store: Path) -> None:
     """Each output told is within a tenth (and 200 bytes) of the truth, and most bytes are told."""
+    if name == "quantile" and Version(dask.__version__) < Version("2026"):
+        pytest.skip("Dask before 2026 calls NumPy's quantile with an argument that it lost in 2.4")
     if name in XARRAY_EXPRESSIONS:
         graph = graph_of(XARRAY_EXPRESSIONS[name](opened(store)))
     else:
