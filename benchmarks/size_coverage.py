@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from size_expressions import EXPRESSIONS, XARRAY_EXPRESSIONS, opened
 from size_truth import run_all, true_nbytes
-from tests.test_truth import graph_of
+from test_sizes_truth import graph_of
 
 from dask_worker_pools.sizes import layer_sizes
 
