@@ -16,17 +16,20 @@ from dask_worker_pools.errors import (
     PoolError,
     UnknownPools,
     UnknownTask,
+    WorkersOutsidePool,
 )
 from dask_worker_pools.explain import Explanation
 from dask_worker_pools.localcluster import LocalPoolCluster
 from dask_worker_pools.plan import Plan, Transfer
 from dask_worker_pools.propagate import propagate_pools
+from dask_worker_pools.sizes import DeclaredSizeError
 from dask_worker_pools.transfers import measure_transfers
 from dask_worker_pools.visualize import GraphvizNotFound, visualize_pools
 
 __all__ = [
     "AmbiguousPool",
     "ConflictingPools",
+    "DeclaredSizeError",
     "Explanation",
     "GraphvizNotFound",
     "LocalPoolCluster",
@@ -39,6 +42,7 @@ __all__ = [
     "Transfer",
     "UnknownPools",
     "UnknownTask",
+    "WorkersOutsidePool",
     "get_pool",
     "measure_transfers",
     "plan_pools",

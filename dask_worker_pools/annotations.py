@@ -9,9 +9,9 @@ time.
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ContextDecorator
+from contextvars import ContextVar
 from math import isfinite
 from typing import Any, cast
 
@@ -91,21 +91,29 @@ def pool(*names: str | None, nbytes: float | str | None = None) -> _PoolContext:
     return _PoolContext(tuple(dict.fromkeys(map(check_pool_name, names))), said)
 
 
-class _PoolContext(ContextDecorator, threading.local):
-    """The block that `pool` opens. It may be entered again inside itself, and in other threads."""
+#: The blocks that are open, the innermost last. A context variable, as Dask's own annotations:
+#: one object may be entered in several threads and asynchronous tasks at once.
+_open: ContextVar[tuple[AbstractContextManager[Any], ...]] = ContextVar("_open", default=())
+
+
+class _PoolContext(ContextDecorator):
+    """The block that `pool` opens. It may be entered again inside itself, and elsewhere."""
 
     def __init__(self, names: tuple[str, ...], said: Annotations) -> None:
         self.names = names
         self.said = said
-        self._open: list[AbstractContextManager[Any]] = []
 
     def __enter__(self) -> None:
         block = dask.annotate(**_entering(self.names, dask.get_annotations()), **self.said)
         block.__enter__()
-        self._open.append(block)
+        _open.set((*_open.get(), block))
 
     def __exit__(self, *exc: Any) -> None:
-        self._open.pop().__exit__(*exc)
+        if not _open.get():
+            raise RuntimeError(f"{self!r} was left without having been entered.")
+        *outer, block = _open.get()
+        _open.set(tuple(outer))
+        block.__exit__(*exc)
 
     def __repr__(self) -> str:
         return f"pool({', '.join(map(repr, self.names or (None,)))})"
@@ -184,7 +192,7 @@ def pools_in(annotations: Mapping[str, Any]) -> tuple[str, ...]:
     """
     resources = annotations.get("resources")
     named = resources if isinstance(resources, Mapping) else {}
-    if pools := sorted(pool for r in named if (pool := pool_of_resource(r))):
+    if pools := sorted({pool for r in named if (pool := pool_of_resource(r))}):
         return tuple(pools)
     said = annotations.get(POOL_KEY)
     return (said,) if isinstance(said, str) else ()

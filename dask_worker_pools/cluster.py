@@ -20,7 +20,9 @@ from dask_worker_pools.errors import (
     NoSuchPool,
     NoSuchWorker,
     PeerToPeerInPool,
+    WorkersOutsidePool,
 )
+from dask_worker_pools.graph import TaskGraph
 from dask_worker_pools.plan import Plan
 
 if TYPE_CHECKING:
@@ -45,14 +47,15 @@ def find_scheduler(clients: Collection[str]) -> Scheduler | None:
     """The scheduler that is optimising the graph that one of `clients` sent.
 
     A process holds one scheduler, except where several clusters share it, as in tests: then the
-    one that these clients are connected to, and of those the one that is reading a graph.
+    one that these clients are connected to, and of those the one that is reading a graph. None
+    where that leaves several: to ask the wrong one would be worse than to ask none.
     """
     from distributed import Scheduler
 
     running = [s for s in list(getattr(Scheduler, "_instances", ())) if s.status.name == "running"]
     ours = [s for s in running if any(client in s.clients for client in clients)] or running
     busy = [s for s in ours if getattr(s, "_active_graph_updates", 0)] or ours
-    return busy[0] if busy else None
+    return busy[0] if len(busy) == 1 else None
 
 
 def offered_resources(scheduler: Scheduler) -> Counter[str]:
@@ -103,12 +106,45 @@ def missing_pools(
     live: Counter[str] = Counter()
     for resource, count in offered.items():
         live[str(pool_of_resource(resource))] += count
-    needed = {pool: plan.layers_in(pool) for pool in sorted(resources.keys())}
-    missing = [p for p, layers in needed.items() if layers and resources[p] not in offered]
+    absent = sorted(pool for pool in resources if resources[pool] not in offered)
+    needed = {pool: layers for pool in absent if (layers := plan.layers_in(pool))}
+    missing = list(needed)
     return [
         NoSuchPool(pool, sum(needed[pool].values()), list(needed[pool]), live, missing)
         for pool in missing
     ]
+
+
+def restrict_to_workers(tasks: TaskGraph, scheduler: Scheduler) -> None:
+    """Let tasks that are restricted to workers have only the pools of these workers.
+
+    Raises
+    ------
+    WorkersOutsidePool
+        A task is pinned to a pool that none of its workers is in.
+    """
+    pools_of: dict[str, set[str]] = {}
+    for key, own in tasks.annotations.items():
+        workers = own.get("workers")
+        if not workers or own.get("allow_other_workers"):
+            continue
+        names = [workers] if isinstance(workers, str) else sorted(map(str, workers))
+        pools = {pool for n in names for pool in pools_of.setdefault(n, _pools_at(n, scheduler))}
+        if key in tasks.pins:
+            if tasks.pins[key] not in pools:
+                raise WorkersOutsidePool(key, tasks.pins[key], names)
+        elif pools:
+            either = tasks.allowed.get(key, ())
+            tasks.allowed[key] = tuple(p for p in either if p in pools) or tuple(sorted(pools))
+        else:
+            tasks.blocked.add(key)
+            tasks.allowed.pop(key, None)
+
+
+def _pools_at(name: str, scheduler: Scheduler) -> set[str]:
+    """Pools of the workers with an address, a name, or on a host."""
+    found = [w for w in list(scheduler.workers.values()) if name in (w.address, w.name, w.host)]
+    return {pool for w in found for r in w.resources if (pool := pool_of_resource(r))}
 
 
 def pools_of_data(scheduler: Scheduler, keys: Iterable[Key]) -> dict[Key, str]:
@@ -185,7 +221,7 @@ def check_peer_to_peer(graph: Mapping[Key, Any], pools: Mapping[Key, str | None]
         for barrier in barriers.keys() & task.dependencies:
             touched[barrier].add(pools.get(key))
     for key, places in touched.items():
-        if named := sorted(pool for pool in places if pool is not None):
+        if named := sorted(pool for pool in places if pool):
             spec = type(getattr(barriers[key], "spec", None)).__name__
             raise PeerToPeerInPool(key, named, TASK_BASED.get(spec, "array.rechunk.method"))
 

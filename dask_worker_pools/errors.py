@@ -207,6 +207,32 @@ class LostKeys(PoolError, RuntimeError):
         )
 
 
+class WorkersOutsidePool(PoolError, ValueError):
+    """A task is restricted to workers none of which is in its pool.
+
+    Attributes
+    ----------
+    key : Hashable
+        The task.
+    pool : str
+        The pool that it is pinned to.
+    workers : tuple of str
+        The workers that it is restricted to.
+    """
+
+    fields = ("key", "pool", "workers")
+
+    def __init__(self, key: Key, pool: str, workers: Sequence[str]) -> None:
+        self.key = key
+        self.pool = pool
+        self.workers = tuple(workers)
+        super().__init__(
+            f"task {key!r} is pinned to pool {pool!r} and restricted to workers "
+            f"{', '.join(map(repr, self.workers))}, none of which is in that pool. Take back one "
+            "of the two."
+        )
+
+
 class UnknownPools(PoolError, ValueError):
     """An option names pools that neither the computation nor the cluster has.
 

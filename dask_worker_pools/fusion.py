@@ -38,6 +38,7 @@ from dask_worker_pools.errors import LostKeys
 from dask_worker_pools.graph import (
     TaskGraph,
     has_legacy_tasks,
+    name_of,
     restrict,
     reverse_lookup,
     without_annotations,
@@ -129,18 +130,19 @@ def _fuse_layers(
 ) -> Tasks:
     """Fuse as Dask fuses layers, then again without the edges that cross pools."""
     fused = _dasks_choice(_with_all_dependencies(graph, tasks), outputs)
-    pools_of_layer = {name: {pools[key] for key in keys} for name, keys in tasks.keys.items()}
     done = Tasks(annotations=dict(tasks.annotations))
     for name in [name for name in fused.layers if name in tasks.keys]:
         members = _members(name, graph, fused)
-        places = set().union(*(pools_of_layer.get(m, set()) for m in members))
         if len(members) == 1:
             _split_layer(tasks.layers[name], tasks.keys[name], pools, done)
-        elif len(places) == 1:
+            continue
+        inner = _fused_keys(name, members, tasks)
+        places = {pools[key] for key in inner}
+        if len(places) == 1:
             _keep_layer(fused.layers[name], tasks.keys[name], places.pop(), done)
         else:
-            _refuse_blocks(name, members, fused.layers[name], tasks, pools, done)
-        _merge_block_annotations(name, members, tasks, done)
+            _refuse_blocks(tasks.keys[name], inner, fused.layers[name], tasks, pools, done)
+        _merge_block_annotations(inner, tasks, done)
     return done
 
 
@@ -194,6 +196,22 @@ def _members(name: str, graph: HighLevelGraph, fused: HighLevelGraph) -> list[st
     return members
 
 
+def _fused_keys(name: str, members: Collection[str], tasks: TaskGraph) -> set[Key]:
+    """The needed blocks of a fused layer, and all blocks of its members that are fused into them.
+
+    They are found by their names and edges: another layer may hold some of these tasks too.
+    """
+    names = {getattr(tasks.layers[member], "output", member) for member in members}
+    inner = set(tasks.keys[name])
+    stack = list(inner)
+    while stack:
+        for key in tasks.dependencies[stack.pop()]:
+            if key not in inner and key in tasks.dependencies and name_of(key) in names:
+                inner.add(key)
+                stack.append(key)
+    return inner
+
+
 def _split_layer(layer: Layer, keys: Collection[Key], pools: Pools, done: Tasks) -> None:
     for pool, part in reverse_lookup({key: pools[key] for key in keys}).items():
         done.add(restrict(layer, part), pool)
@@ -206,8 +224,8 @@ def _keep_layer(layer: Layer, keys: Collection[Key], pool: str | None, done: Tas
 
 
 def _refuse_blocks(
-    name: str,
-    members: Collection[str],
+    blocks: Collection[Key],
+    inner: Collection[Key],
     fused: Layer,
     tasks: TaskGraph,
     pools: Pools,
@@ -218,9 +236,8 @@ def _refuse_blocks(
     A *head* is a task that must stay: a block of the layer itself, or one that a task in another
     pool needs. Every other task is fused into each head above it, as Dask would.
     """
-    inner = {key for member in members for key in tasks.keys.get(member, ())}
     symbolic = isinstance(fused, Blockwise)
-    heads = set(tasks.keys[name])
+    heads = set(blocks)
     consumed: set[Key] = set()
     for key in inner:
         for needed in tasks.dependencies[key]:
@@ -232,7 +249,7 @@ def _refuse_blocks(
     trees = {head: _tree(head, heads, inner, tasks) for head in heads}
     untouched = {
         key
-        for key in tasks.keys[name]
+        for key in blocks
         if symbolic and not any(k in heads for t in trees[key] for k in tasks.dependencies[t])
     }
     _split_layer(fused, untouched, pools, done)
@@ -263,13 +280,10 @@ def _materialize(keys: Iterable[Key], tasks: TaskGraph) -> dict[Key, GraphNode]:
     return converted
 
 
-def _merge_block_annotations(
-    name: str, members: Collection[str], tasks: TaskGraph, done: Tasks
-) -> None:
+def _merge_block_annotations(inner: Collection[Key], tasks: TaskGraph, done: Tasks) -> None:
     """Give the blocks of a fused layer what the tasks fused into them had."""
-    if len(members) == 1 or not tasks.annotations:
+    if not tasks.annotations:
         return
-    inner = {key for member in members for key in tasks.keys.get(member, ())}
     heads = {key for key in inner if key in done.graph}
     for head in heads:
         _annotate(head, _tree(head, heads, inner, tasks), tasks, done)

@@ -32,6 +32,9 @@ from dask_worker_pools.errors import ConflictingPools
 
 Dependencies = dict[Key, Set[Key]]
 
+#: What is said around a computation and must be known of each task.
+CARRIED = frozenset({"resources", "workers", "allow_other_workers"})
+
 #: Attribute of a task's function that holds the task's annotations (see `marked`).
 MARK = "_dask_annotations"
 
@@ -54,6 +57,15 @@ class TaskGraph:
     allowed: dict[Key, tuple[str, ...]] = field(default_factory=dict)
     #: what was annotated besides the pool, for the tasks that have anything
     annotations: dict[Key, Annotations] = field(default_factory=dict)
+    _keys_by_name: dict[Hashable, list[Key]] = field(default_factory=dict)
+
+    @property
+    def keys_by_name(self) -> dict[Hashable, list[Key]]:
+        """The needed keys by the collection that they belong to."""
+        if not self._keys_by_name:
+            for key in self.dependencies:
+                self._keys_by_name.setdefault(name_of(key), []).append(key)
+        return self._keys_by_name
 
     def data(self) -> set[Key]:
         """Keys that tasks depend on and the graph does not hold: data already in memory."""
@@ -115,15 +127,28 @@ def read(
     """
     tasks = TaskGraph(dict(graph.layers), {}, {})
     _read_edges(graph, set(flatten(keys)), tasks)
-    for name, layer_keys in tasks.keys.items():
-        layer = graph.layers[name]
-        said = dict(annotations_by_key(layer.annotations, layer_keys))
-        if not isinstance(layer, Blockwise):
-            said |= {k: mark | said.get(k, {}) for k in layer_keys if (mark := mark_of(layer[k]))}
+    for name, layer in graph.layers.items():
+        keys = _held_keys(name, layer, tasks)
+        said = dict(annotations_by_key(layer.annotations, keys))
+        if name in tasks.keys and not isinstance(layer, Blockwise):
+            marks = {key: mark for key in tasks.keys[name] if (mark := mark_of(layer[key]))}
+            said |= {key: said.get(key, {}) | mark for key, mark in marks.items()}
         _read_annotations(name, said, tasks)
     if surrounding:
         _apply_surrounding(surrounding, tasks)
     return tasks
+
+
+def _held_keys(name: str, layer: Layer, tasks: TaskGraph) -> Collection[Key]:
+    """The needed keys that an annotated layer holds, also those that were read from another.
+
+    Dask repeats tasks in layers of its own that say nothing of them: what the first one said holds.
+    """
+    if not layer.annotations:
+        return ()
+    if isinstance(layer, Blockwise) and not layer.is_materialized():
+        return tasks.keys_by_name.get(layer.output, ())
+    return tasks.dependencies.keys() & layer.keys()
 
 
 def needed_by(outputs: Collection[Key], tasks: TaskGraph) -> TaskGraph:
@@ -154,7 +179,7 @@ def _read_edges(graph: HighLevelGraph, wanted: set[Key], tasks: TaskGraph) -> No
     # Needed keys wait under their collection's name, so that each layer looks at its own only.
     needed: defaultdict[Hashable, set[Key]] = defaultdict(set)
     for key in wanted:
-        needed[_name(key)].add(key)
+        needed[name_of(key)].add(key)
     known = _keys_for_legacy_tasks(graph)
     for name in reversed(toposort(graph.dependencies)):
         found = _layer_edges(graph.layers[name], needed, known)
@@ -162,16 +187,17 @@ def _read_edges(graph: HighLevelGraph, wanted: set[Key], tasks: TaskGraph) -> No
             continue
         tasks.keys[name] = list(found)
         for key, inputs in found.items():
-            needed[_name(key)].discard(key)
+            needed[name_of(key)].discard(key)
             tasks.layer_of[key] = name
             tasks.dependencies[key] = inputs
         for inputs in found.values():
             for key in inputs:
                 if key not in found:
-                    needed[_name(key)].add(key)
+                    needed[name_of(key)].add(key)
 
 
-def _name(key: Key) -> Hashable:
+def name_of(key: Key) -> Hashable:
+    """The name of the collection that a key belongs to."""
     return key[0] if type(key) is tuple and key else key
 
 
@@ -209,7 +235,7 @@ def _layer_edges(
 def _materialized_edges(
     layer: Mapping[Key, Any], needed: Mapping[Hashable, set[Key]], known: Collection[Key]
 ) -> dict[Key, Set[Key]]:
-    names = {_name(key) for key in layer}
+    names = {name_of(key) for key in layer}
     stack = [key for name in names for key in needed.get(name, ()) if key in layer]
     found: dict[Key, Set[Key]] = {}
     while stack:
@@ -265,10 +291,11 @@ def _pin(key: Key, layer: str, pools: tuple[str, ...], planned: bool, tasks: Tas
 def _apply_surrounding(surrounding: Annotations, tasks: TaskGraph) -> None:
     free = [key for key in tasks.dependencies if key not in tasks.pins and key not in tasks.blocked]
     for key, own in annotations_by_key(surrounding, tasks.dependencies):
-        if counted := without_pool(own).get("resources"):
-            # The scheduler would drop these for tasks that get resources of their own: a pool.
-            rest = tasks.annotations.get(key, {})
-            tasks.annotations[key] = {"resources": counted, **rest}
+        # The scheduler would drop resources for tasks that get some of their own, for a pool; and
+        # where a task may run for other reasons decides which pool it can have.
+        outer = {name: value for name, value in without_pool(own).items() if name in CARRIED}
+        if outer:
+            tasks.annotations[key] = {**outer, **tasks.annotations.get(key, {})}
     for key, own in annotations_by_key(surrounding, free):
         if pools := pools_in(own):
             _pin(key, tasks.layer_of[key], pools, False, tasks)

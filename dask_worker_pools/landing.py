@@ -46,10 +46,10 @@ def _crossings(tasks: Tasks, data: Mapping[Key, str]) -> dict[tuple[Key, str], l
     pools = tasks.pools
     for key, task in tasks.graph.items():
         target = pools[key]
-        if target is None:
+        if not target:
             continue
         for needed in task.dependencies:
             source = pools[needed] if needed in pools else data.get(needed)
-            if source is not None and source != target:
+            if source and source != target:
                 crossings[needed, target].append(key)
     return crossings

@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 from distributed import LocalCluster
 from distributed.system import MEMORY_LIMIT
 
-from dask_worker_pools.annotations import PREFIX, check_pool_name
+from dask_worker_pools.annotations import PREFIX, check_pool_name, pool_of_resource
 
 
 class LocalPoolCluster(LocalCluster):
@@ -258,7 +258,7 @@ def _check_offered(pool: str, offered: Mapping[Any, Any]) -> dict[str, float]:
             f"but got {offered!r} of type {type(offered).__name__}."
         )
     for name, amount in offered.items():
-        if not isinstance(name, str) or name.lower().startswith(PREFIX):
+        if not isinstance(name, str) or pool_of_resource(name) is not None:
             raise ValueError(
                 f"{name!r} cannot be a resource of pool {pool!r}: a string is needed that does "
                 f"not start with {PREFIX!r}. Pools are the keys of the first argument."

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
@@ -25,6 +26,7 @@ from dask_worker_pools.cluster import (
     offered_resources,
     pools_of_data,
     resource_names,
+    restrict_to_workers,
     threads,
     warn_clients,
 )
@@ -48,6 +50,10 @@ if TYPE_CHECKING:
     from distributed import Scheduler
 
 
+#: Stands for the place of blocked tasks; no pool can have this name.
+NOWHERE = ""
+
+
 @dataclass(frozen=True)
 class Pass:
     """The pass, with all that it needs to know where it runs."""
@@ -60,8 +66,8 @@ class Pass:
     #: who sends the graph to a cluster; None = it stays in this process
     clients: frozenset[str] | None = None
 
-    def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> Layer:
-        """Return the tasks to run as one layer, with annotations for each.
+    def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> HighLevelGraph:
+        """Return the tasks to run, in one layer with annotations for each.
 
         Raises
         ------
@@ -76,16 +82,20 @@ class Pass:
         plan = make_plan(graph, tasks, self.options, cluster)
         if scheduler is not None:
             _check_missing(plan, cluster.resources, tasks, scheduler, self.options.missing)
+        # Blocked tasks are in a place of their own: fused with others they would lose the mark.
+        places = {**plan.pools, **dict.fromkeys(tasks.blocked, NOWHERE)}
         result = Tasks()
         for kind, part in outputs_by_kind(outputs, tasks).items():
             needed = needed_by(part, tasks)
             user = self.optimizations.get(kind)
-            result.update(fuse(graph, needed, plan.pools, part, kind, user))
+            result.update(fuse(graph, needed, places, part, kind, user))
         check_peer_to_peer(result.graph, result.pools)
         if scheduler is not None:
             add_landings(result, tasks.pins)
         override = "resources" in self.surrounding
-        return _write(result, cluster.resources, tasks, override, again=self.clients is None)
+        layer = _write(result, cluster.resources, tasks, override, again=self.clients is None)
+        name = f"pools-{uuid4().hex}"
+        return HighLevelGraph({name: layer}, {name: set()})
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,7 @@ class Cluster:
         if scheduler is None:
             return cls(resources, names, {})
         tasks.prefer_live({name[len(PREFIX) :] for name in offered})
+        restrict_to_workers(tasks, scheduler)
         data = pools_of_data(scheduler, tasks.data())
         tasks.locate({key: name[len(PREFIX) :] for key, name in data.items()})
         capacity = {name[len(PREFIX) :]: n for name, n in threads(scheduler).items()}
@@ -135,7 +146,8 @@ def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster
     """Choose a pool for every task of a graph."""
     known = {*tasks.pools(), *cluster.capacity}
     link_cost = options.links(cluster.names, known)
-    estimates = output_sizes(graph, tasks.keys)
+    # Without a pin there is nothing to choose, and no size to know.
+    estimates = output_sizes(graph, tasks.keys if tasks.pools() or tasks.pins else {})
     sizes = estimates.nbytes
     pools = place(
         tasks.dependencies,
@@ -173,10 +185,11 @@ def _write(
     written = {}
     for key, pool in result.pools.items():
         own = result.annotations.get(key, {})
-        if pool is not None:
+        blocked = pool == NOWHERE
+        if pool and not blocked:
             own = with_pool(own, resources[pool], planned=again and key not in tasks.pins)
-        elif key in tasks.blocked or override:
-            own = without_surrounding_pool(own, key in tasks.blocked)
+        elif blocked or override:
+            own = without_surrounding_pool(own, blocked)
         if own:
             written[key] = own
     graph = result.graph
@@ -190,6 +203,9 @@ def _write(
 def with_pool(annotations: Annotations, resource: str, planned: bool) -> Annotations:
     """Annotations of a task in a pool: its counted resources and its pool's."""
     own = {**annotations, "resources": {**annotations.get("resources", {}), resource: 0}}
+    if own.get("allow_other_workers"):
+        # Other workers would lack the pool's resource, on which Dask's scheduler fails.
+        own["allow_other_workers"] = False
     return {**own, POOL_KEY: PLANNED} if planned else own
 
 

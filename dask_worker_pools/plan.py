@@ -252,7 +252,10 @@ class Plan:
         inside = [key for key, where in self.pools.items() if where == pool]
         pinned = dict.fromkeys(self.layer_of[key] for key in inside if key in self.pinned)
         counts = Counter(self.layer_of[key] for key in inside)
-        return {name: counts[name] for name in (*pinned, *sorted(counts.keys() - pinned.keys()))}
+        return {
+            name: counts[name]
+            for name in (*pinned, *sorted(counts.keys() - pinned.keys(), key=str))
+        }
 
     # --- What was assumed -----------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ need this package.
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import fields
@@ -18,7 +19,7 @@ from typing import Any
 import cloudpickle
 import dask
 from dask.base import dont_optimize
-from dask.highlevelgraph import Layer
+from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key
 
 from dask_worker_pools.cluster import TASK_BASED, client_ids
@@ -122,7 +123,7 @@ class propagate_pools:
     def _turn_on(self) -> None:
         found = {key: dask.config.get(key, None) for key in CONFIG}
         if all(isinstance(value, Hook) for value in found.values()):
-            self.optimizations = _on[-1].optimizations
+            self.optimizations = _on[-1].optimizations if _on else {}
         else:
             self.optimizations = _optimizations(found)
             hooks = dict.fromkeys(CONFIG, Hook())
@@ -168,12 +169,13 @@ class Hook:
     All hooks are equal, which is how Dask knows that collections may be optimised together.
     """
 
-    def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> Layer:
+    def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> HighLevelGraph:
         """Run the pass in this process."""
         return _current_pass(None)(graph, keys, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return cloudpickle.loads, (cloudpickle.dumps(_current_pass(client_ids())),)
+        data = cloudpickle.dumps(_current_pass(client_ids()))
+        return cloudpickle.loads, (_Compressed(zlib.compress(data)),)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Hook)
@@ -183,6 +185,16 @@ class Hook:
 
     def __repr__(self) -> str:
         return "<propagate_pools>"
+
+
+class _Compressed:
+    """Bytes that are unpacked where they are unpickled: Dask keeps what it has sent for a while."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return zlib.decompress, (self.data,)
 
 
 def _current_pass(clients: frozenset[str] | None) -> Pass:

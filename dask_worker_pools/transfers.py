@@ -12,11 +12,10 @@ from uuid import uuid4
 
 from distributed import Client, SchedulerPlugin, WorkerPlugin
 
-from dask_worker_pools.annotations import PREFIX
+from dask_worker_pools.annotations import pool_of_resource
 
 #: Prefixes of the resource that makes a pool. The second is how an environment variable,
 #: ``DASK_DISTRIBUTED__WORKER__RESOURCES__POOL_A``, arrives.
-_PREFIXES = (PREFIX, PREFIX.replace("-", "_"))
 
 
 @dataclass(frozen=True)
@@ -331,4 +330,4 @@ def _transfer(
 
 
 def _pools_in(offered: list[str]) -> list[str]:
-    return sorted(r[len(PREFIX) :] for r in offered if r.lower().startswith(_PREFIXES))
+    return sorted({pool for r in offered if (pool := pool_of_resource(r))})

@@ -312,3 +312,63 @@ def test_halves_of_a_concatenation_stay_at_home() -> None:
     done = run_with_pools(traced("plus", both))
     assert [plan.pools[key] for key in (both + 1).__dask_keys__()] == ["A", "A", "B", "B"]
     assert sorted(done.pools_of("plus")) == [("A",), ("B",)]
+
+
+def adding(x: Any) -> Any:
+    """The sum of what is in `x`."""
+    return np.sum(x)
+
+
+def test_an_argument_keeps_its_pool_in_another_pool() -> None:
+    """A pinned collection given to a function in another pool is still made in its own."""
+    with propagate_pools():
+        with pool("A"):
+            a = source("a")
+        with pool("B"):
+            total = dask.delayed(trace("total"))(a)
+        done = run(total)
+    assert done.pools_of("a") == {("A",)}
+    assert done.pools_of("total") == {("B",)}
+
+
+def test_tasks_in_two_layers_keep_their_pin() -> None:
+    """Tasks that an array and delayed objects hold in layers of their own stay where they were."""
+    with propagate_pools():
+        with pool("A"):
+            a = source("a")
+        with pool("B"):
+            b = source("b")
+        chunk = (a + b).to_delayed().ravel()[0]
+        done = run(chunk, (a * 2 + b).sum(), (a * 2).sum())
+    assert done.pools_of("a") == {("A",)}
+    assert done.pools_of("b") == {("B",)}
+
+
+def test_assigning_a_part_of_an_array_to_itself_keeps_its_pins() -> None:
+    """Dask repeats the tasks of an assigned part, without annotations, beside the pinned ones."""
+    with pool("A"):
+        a = source("a")
+    a = a + 0
+    a[0] = a[1]
+    assert run_with_pools(a).pools_of("a") == {("A",)}
+
+
+def test_blocked_arguments_stay_blocked() -> None:
+    """What was created under ``pool(None)`` has no pool, also as an argument of delayed tasks."""
+    with propagate_pools():
+        with pool(None):
+            x = source("x")
+        with pool("A"):
+            y = source("y")
+        done = run(dask.delayed(adding)([x + 1, y]), dask.delayed(adding)(x + 1))
+    assert done.pools_of("x") == {()}
+    assert done.pools_of("y") == {("A",)}
+
+
+def test_other_workers_are_not_allowed_into_a_pool() -> None:
+    """``allow_other_workers``, on which Dask's scheduler fails in a pool, is taken back there."""
+    with pool("A"), dask.annotate(workers=["tcp://127.0.0.1:1"], allow_other_workers=True):
+        a = source("a")
+    (said, *_) = run_with_pools(a).operations["a"]
+    assert said["allow_other_workers"] is False
+    assert said["resources"] == {"pool-A": 0}

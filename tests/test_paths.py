@@ -28,7 +28,12 @@ from dask.delayed import Delayed
 from dask.sizeof import sizeof
 from distributed import Client, futures_of, get_worker, wait
 
-from dask_worker_pools import pool, propagate_pools, propagate_pools_in_collection
+from dask_worker_pools import (
+    WorkersOutsidePool,
+    pool,
+    propagate_pools,
+    propagate_pools_in_collection,
+)
 
 Way = Callable[[Any, Client], Any]
 
@@ -758,3 +763,42 @@ def test_local_schedulers_without_a_client() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_restricted_to_workers_of_another_pool(client: Client, trace: Trace) -> None:
+    """Tasks that may run on one worker only run there, after loads that run in their pool."""
+    (worker,) = [w for w, name in names_of(client).items() if name == "B-0"]
+    x = array(trace, "A", "load")
+    with dask.annotate(workers=[worker]):
+        total = noting(x, trace, "step").sum()
+    with propagate_pools():
+        total.compute()
+    assert trace.places == {"load": {"A"}, "step": {"B"}}
+
+
+def test_restricted_to_workers_outside_its_pool(client: Client, trace: Trace) -> None:
+    """A pin and workers that contradict it are an error, not a task that waits for ever."""
+    (worker,) = [w for w, name in names_of(client).items() if name == "none-0"]
+    with dask.annotate(workers=[worker]):
+        x = array(trace, "A", "load")
+    with propagate_pools(), pytest.raises(WorkersOutsidePool, match="pinned to pool 'A'"):
+        x.compute()
+    assert not clusters.stuck(client)
+
+
+def names_of(client: Client) -> dict[str, str]:
+    """Names of the workers, by address."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return {address: str(worker["name"]) for address, worker in workers.items()}
+
+
+def test_written_by_a_function_that_optimizes_itself(
+    client: Client, trace: Trace, tmp_path: Path
+) -> None:
+    """`to_npy_stack`, which runs the optimisation by itself, writes in the pool of its data."""
+    x = noting(array(trace, "A", "load"), trace, "step")
+    wanted = x.compute(scheduler="synchronous")
+    with propagate_pools():
+        da.to_npy_stack(tmp_path / "stack", x)
+    assert trace.places == {"load": {"A"}, "step": {"A"}}
+    np.testing.assert_array_equal(da.from_npy_stack(tmp_path / "stack").compute(), wanted)

@@ -222,5 +222,5 @@ def test_built_inside_and_computed_after_is_plain_dask() -> None:
     """An expression made inside and run after the block is optimised as Dask does."""
     hook = Hook()
     collection = source("free") + 1
-    layer = hook(collection.dask, collection.__dask_keys__())
+    (layer,) = hook(collection.dask, collection.__dask_keys__()).layers.values()
     assert layer.annotations is None
