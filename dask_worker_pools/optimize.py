@@ -44,7 +44,7 @@ from dask_worker_pools.landing import add_landings
 from dask_worker_pools.options import Missing, Options
 from dask_worker_pools.placement import place
 from dask_worker_pools.plan import Plan
-from dask_worker_pools.sizes import output_sizes
+from dask_worker_pools.sizes import SizeEstimates, output_sizes
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -147,7 +147,8 @@ def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster
     known = {*tasks.pools(), *cluster.capacity}
     link_cost = options.links(cluster.names, known)
     # Without a pin there is nothing to choose, and no size to know.
-    estimates = output_sizes(graph, tasks.keys if tasks.pools() or tasks.pins else {})
+    near = tasks.pins or tasks.allowed
+    estimates = output_sizes(graph, tasks.keys) if near else SizeEstimates({}, {})
     sizes = estimates.nbytes
     pools = place(
         tasks.dependencies,
@@ -167,7 +168,7 @@ def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster
         pinned=tasks.pins,
         blocked=tasks.blocked,
         sources=estimates.sources,
-        counting=not sizes,
+        counting=bool(near) and not sizes,
         link_cost=link_cost,
         capacity=cluster.capacity,
         allowed=tasks.allowed,

@@ -6,6 +6,7 @@ a Blockwise layer is never written out. Tasks that are not part of a grid (the m
 or of a cumulative sum, delayed functions) are told one by one, when asked for.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Set
 from dataclasses import replace
 from math import isnan
@@ -23,6 +24,10 @@ from dask_worker_pools.sizes.rules import as_block
 from dask_worker_pools.sizes.shapes import GraphNode, Task, convert_legacy_task, infer, misleading
 
 __all__ = ["GraphBlocks"]
+
+
+#: A layer is given up after so many tasks in a row that cannot be told: they are all alike.
+PATIENCE = 64
 
 
 class _Wanted(Exception):
@@ -45,6 +50,8 @@ class GraphBlocks:
         self._grids: dict[str, tuple[Grid, ...]] = dict.fromkeys(graph.layers, ())
         #: What single tasks give; the reason, an `Unknown`, where that is not known.
         self._told: dict[Key, object] = {}
+        #: How many tasks in a row of each layer could not be told.
+        self._failures: Counter[str] = Counter()
         for name in _inputs_first(graph):
             try:
                 self._grids[name] = self._find_grids(name)
@@ -80,13 +87,19 @@ class GraphBlocks:
 
     def told(self, key: Key, layer: str) -> tuple[float, str] | None:
         """Give the bytes of one written-out task's output, and how they are known; or None."""
+        if key not in self._told and self._failures[layer] >= PATIENCE:
+            return None
         try:
             if key not in self._told:
                 self._told[key] = self._tell(self._node(key, layer), layer)
             value = self._told[key]
-            return nbytes(value), "derived" if isinstance(value, Block | Bytes) else "embedded"
-        except Exception:  # `Unknown`, or a task that is not as Dask makes them
+            size = nbytes(value)
+        except Exception as error:  # `Unknown`, or a task that is not as Dask makes them
+            self._told[key] = Unknown(str(error))
+            self._failures[layer] += 1
             return None
+        self._failures[layer] = 0
+        return size, "derived" if isinstance(value, Block | Bytes) else "embedded"
 
     # -- Grids ---------------------------------------------------------------------------------
 
@@ -278,7 +291,7 @@ class GraphBlocks:
                         raise _Wanted(key, other)
                     value = self._told[key]
                     if isinstance(value, Unknown):
-                        raise value
+                        raise Unknown(*value.args)
                     return value
             raise Unknown(f"{key!r} is not told by any layer")
 
