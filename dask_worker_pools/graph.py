@@ -140,15 +140,17 @@ def read(
 
 
 def _held_keys(name: str, layer: Layer, tasks: TaskGraph) -> Collection[Key]:
-    """The needed keys that an annotated layer holds, also those that were read from another.
+    """The needed keys for which an annotated layer speaks: those read from it, and its own.
 
-    Dask repeats tasks in layers of its own that say nothing of them: what the first one said holds.
+    Dask repeats tasks in layers of other collections, which say nothing of them, or something of
+    their own: what the collection's own layer said holds.
     """
     if not layer.annotations:
         return ()
     if isinstance(layer, Blockwise) and not layer.is_materialized():
         return tasks.keys_by_name.get(layer.output, ())
-    return tasks.dependencies.keys() & layer.keys()
+    own = (key for key in tasks.keys_by_name.get(name, ()) if key in layer)
+    return {*tasks.keys.get(name, ()), *own}
 
 
 def needed_by(outputs: Collection[Key], tasks: TaskGraph) -> TaskGraph:

@@ -419,12 +419,11 @@ class Executions:
 def record_executions(client: Client) -> Iterator[Executions]:
     """Record every task that a worker of the cluster runs during the block, whoever asked for it.
 
-    Examples
-    --------
-    >>> with record_executions(client) as ran:  # doctest: +SKIP
-    ...     future.result()
-    >>> ran.pools_of[future.key]  # doctest: +SKIP
-    {'A'}
+    As in::
+
+        with record_executions(client) as ran:
+            future.result()
+        assert ran.pools_of[future.key] == {"A"}
     """
     executions = Executions(client)
     executions._open()

@@ -372,3 +372,19 @@ def test_other_workers_are_not_allowed_into_a_pool() -> None:
     (said, *_) = run_with_pools(a).operations["a"]
     assert said["allow_other_workers"] is False
     assert said["resources"] == {"pool-A": 0}
+
+
+def test_free_arguments_in_another_pool_are_not_pinned() -> None:
+    """An array without a pool that is given to functions in two pools can still go anywhere."""
+    with propagate_pools():
+        free = source("free")
+        with pool("B"):
+            one = dask.delayed(adding)(free)
+        with pool("C"):
+            two = dask.delayed(adding)(free)
+        with pool(None):
+            blocked = source("blocked")
+        with pool("B"):
+            three = dask.delayed(adding)(blocked)
+        done = run(one, two, three, free + 1, blocked[::2])
+    assert done.pools_of("blocked") == {()}
