@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import dask.array as da
 import graphviz
 import pytest
-from dask.typing import Key
+from plans import plan_of
 
 from dask_worker_pools import plan_pools, pool, visualize
 from dask_worker_pools.plan import Plan
@@ -43,33 +43,6 @@ MAGIC = {
     "pdf": b"%PDF-",
     "dot": b"digraph ",
 }
-
-
-def plan_of(
-    pools: Mapping[Any, str | None],
-    edges: str = "",
-    *,
-    sizes: Mapping[Any, float] | None = None,
-    pinned: str = "",
-    blocked: str = "",
-) -> Plan:
-    """Make a plan from short words.
-
-    Tasks are called like ``load.0``, which is task 0 of the layer ``load-0123abcd``; without a
-    number, the layer has only that task. Edges are like ``load.0>sum load.1>sum``.
-    """
-    dependencies: dict[Key, list[Key]] = {key: [] for key in pools}
-    for edge in edges.split():
-        source, target = edge.split(">")
-        dependencies[target].append(source)
-    return Plan(
-        pools=pools,
-        dependencies=dependencies,
-        layer_of={key: f"{key.partition('.')[0]}-0123abcd" for key in pools},
-        sizes=sizes or {},
-        pinned={key: str(pools[key]) for key in pinned.split()},
-        blocked=frozenset(blocked.split()),
-    )
 
 
 @pytest.fixture
