@@ -130,15 +130,16 @@ def restrict_to_workers(tasks: TaskGraph, scheduler: Scheduler) -> None:
             continue
         names = [workers] if isinstance(workers, str) else sorted(map(str, workers))
         pools = {pool for n in names for pool in pools_of.setdefault(n, _pools_at(n, scheduler))}
-        if key in tasks.pins:
-            if tasks.pins[key] not in pools:
-                raise WorkersOutsidePool(key, tasks.pins[key], names)
+        task = tasks.number_of[key]
+        if task in tasks.pinned:
+            if tasks.pinned[task] not in pools:
+                raise WorkersOutsidePool(key, tasks.pinned[task], names)
         elif pools:
-            either = tasks.allowed.get(key, ())
-            tasks.allowed[key] = tuple(p for p in either if p in pools) or tuple(sorted(pools))
+            either = tasks.allowed.get(task, ())
+            tasks.allowed[task] = tuple(p for p in either if p in pools) or tuple(sorted(pools))
         else:
-            tasks.blocked.add(key)
-            tasks.allowed.pop(key, None)
+            tasks.blocked.add(task)
+            tasks.allowed.pop(task, None)
 
 
 def _pools_at(name: str, scheduler: Scheduler) -> set[str]:

@@ -19,7 +19,7 @@ from dask_worker_pools.annotations import (
     annotations_by_key,
     pools_in,
 )
-from dask_worker_pools.graph import TaskGraph, as_high_level, read, split_by_pool
+from dask_worker_pools.graph import TaskGraph, as_high_level, read
 from dask_worker_pools.optimize import (
     Cluster,
     make_plan,
@@ -27,6 +27,7 @@ from dask_worker_pools.optimize import (
     without_surrounding_pool,
 )
 from dask_worker_pools.options import LinkCost, Options
+from dask_worker_pools.parts import split_by_pool
 from dask_worker_pools.plan import Plan
 
 T = TypeVar("T")
@@ -110,13 +111,14 @@ def propagate_pools_in_collection(collection: T) -> T:
     tasks = read(graph, collection.__dask_keys__())  # type: ignore[attr-defined]
     plan = _plan(graph, tasks, Options())
     annotations = {key: tasks.annotations.get(key, {}) for key in tasks.dependencies}
+    blocked = tasks.blocked_keys()
     for key, where in plan.pools.items():
         if where is not None:
-            planned = key not in tasks.pins or key in tasks.planned
+            planned = not tasks.is_users(key)
             annotations[key] = with_pool(annotations[key], PREFIX + where, planned)
-        elif key in tasks.blocked:
+        elif key in blocked:
             annotations[key] = without_surrounding_pool(annotations[key], blocked=True)
-    return _rebuild(collection, split_by_pool(graph, tasks, annotations, plan.pools))
+    return _rebuild(collection, split_by_pool(graph, tasks.by_key, annotations, plan.pools))
 
 
 def _rebuild(collection: T, graph: HighLevelGraph) -> T:

@@ -34,11 +34,10 @@ from dask_worker_pools.annotations import (
     merge_annotations,
     without_pool,
 )
+from dask_worker_pools.edges import has_legacy_tasks, name_of
 from dask_worker_pools.errors import LostKeys
 from dask_worker_pools.graph import (
-    TaskGraph,
-    has_legacy_tasks,
-    name_of,
+    KeyedTasks,
     restrict,
     reverse_lookup,
     without_annotations,
@@ -77,7 +76,7 @@ class Tasks:
 
 def fuse(
     graph: HighLevelGraph,
-    tasks: TaskGraph,
+    tasks: KeyedTasks,
     pools: Pools,
     outputs: Collection[Key],
     kind: Kind,
@@ -89,7 +88,7 @@ def fuse(
     ----------
     graph : HighLevelGraph
         The graph as Dask built it.
-    tasks : TaskGraph
+    tasks : KeyedTasks
         The part of it that `outputs` need.
     pools : mapping
         Where each task runs.
@@ -114,7 +113,7 @@ def fuse(
     return done
 
 
-def _as_is(tasks: TaskGraph, pools: Pools) -> Tasks:
+def _as_is(tasks: KeyedTasks, pools: Pools) -> Tasks:
     done = Tasks(annotations=dict(tasks.annotations))
     for name, keys in tasks.keys.items():
         for pool, part in reverse_lookup({key: pools[key] for key in keys}).items():
@@ -126,7 +125,7 @@ def _as_is(tasks: TaskGraph, pools: Pools) -> Tasks:
 
 
 def _fuse_layers(
-    graph: HighLevelGraph, tasks: TaskGraph, pools: Pools, outputs: Collection[Key]
+    graph: HighLevelGraph, tasks: KeyedTasks, pools: Pools, outputs: Collection[Key]
 ) -> Tasks:
     """Fuse as Dask fuses layers, then again without the edges that cross pools."""
     fused = _dasks_choice(_with_all_dependencies(graph, tasks), outputs)
@@ -165,7 +164,7 @@ def _dasks_choice(graph: HighLevelGraph, outputs: Collection[Key]) -> HighLevelG
     return fused
 
 
-def _with_all_dependencies(graph: HighLevelGraph, tasks: TaskGraph) -> HighLevelGraph:
+def _with_all_dependencies(graph: HighLevelGraph, tasks: KeyedTasks) -> HighLevelGraph:
     """The graph with the dependencies that its tasks have and its layers do not mention.
 
     Dask's finalize layer names only the last of the layers that it takes keys from. Dask would
@@ -196,7 +195,7 @@ def _members(name: str, graph: HighLevelGraph, fused: HighLevelGraph) -> list[st
     return members
 
 
-def _fused_keys(name: str, members: Collection[str], tasks: TaskGraph) -> set[Key]:
+def _fused_keys(name: str, members: Collection[str], tasks: KeyedTasks) -> set[Key]:
     """The needed blocks of a fused layer, and all blocks of its members that are fused into them.
 
     They are found by their names and edges: another layer may hold some of these tasks too.
@@ -227,7 +226,7 @@ def _refuse_blocks(
     blocks: Collection[Key],
     inner: Collection[Key],
     fused: Layer,
-    tasks: TaskGraph,
+    tasks: KeyedTasks,
     pools: Pools,
     done: Tasks,
 ) -> None:
@@ -259,7 +258,7 @@ def _refuse_blocks(
         done.add({head: Task.fuse(*(single[key] for key in tree), key=head)}, pools[head])
 
 
-def _tree(head: Key, heads: Collection[Key], inner: Collection[Key], tasks: TaskGraph) -> list[Key]:
+def _tree(head: Key, heads: Collection[Key], inner: Collection[Key], tasks: KeyedTasks) -> list[Key]:
     """The tasks to fuse into `head`, itself first."""
     tree = {head: None}
     stack = [head]
@@ -271,7 +270,7 @@ def _tree(head: Key, heads: Collection[Key], inner: Collection[Key], tasks: Task
     return list(tree)
 
 
-def _materialize(keys: Iterable[Key], tasks: TaskGraph) -> dict[Key, GraphNode]:
+def _materialize(keys: Iterable[Key], tasks: KeyedTasks) -> dict[Key, GraphNode]:
     by_layer = reverse_lookup({key: tasks.layer_of[key] for key in keys})
     single: dict[Key, Any] = {}
     for name, part in by_layer.items():
@@ -280,7 +279,7 @@ def _materialize(keys: Iterable[Key], tasks: TaskGraph) -> dict[Key, GraphNode]:
     return converted
 
 
-def _merge_block_annotations(inner: Collection[Key], tasks: TaskGraph, done: Tasks) -> None:
+def _merge_block_annotations(inner: Collection[Key], tasks: KeyedTasks, done: Tasks) -> None:
     """Give the blocks of a fused layer what the tasks fused into them had."""
     if not tasks.annotations:
         return
@@ -289,7 +288,7 @@ def _merge_block_annotations(inner: Collection[Key], tasks: TaskGraph, done: Tas
         _annotate(head, _tree(head, heads, inner, tasks), tasks, done)
 
 
-def _annotate(head: Key, tree: Iterable[Key], tasks: TaskGraph, done: Tasks) -> None:
+def _annotate(head: Key, tree: Iterable[Key], tasks: KeyedTasks, done: Tasks) -> None:
     parts = [tasks.annotations[key] for key in tree if key in tasks.annotations]
     if parts:
         done.annotations[head] = merge_annotations(parts)
@@ -357,7 +356,7 @@ def _inside(task: GraphNode) -> Collection[Key]:
 def _fuse_by(
     user: Optimization,
     graph: HighLevelGraph,
-    tasks: TaskGraph,
+    tasks: KeyedTasks,
     pools: Pools,
     outputs: Collection[Key],
 ) -> Tasks:
@@ -383,7 +382,7 @@ def _name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", repr(function))
 
 
-def _pool_graph(graph: HighLevelGraph, tasks: TaskGraph, keys: Collection[Key]) -> HighLevelGraph:
+def _pool_graph(graph: HighLevelGraph, tasks: KeyedTasks, keys: Collection[Key]) -> HighLevelGraph:
     by_layer = reverse_lookup({key: tasks.layer_of[key] for key in keys})
     layers = {name: _pool_layer(name, part, tasks) for name, part in by_layer.items()}
     deps = {name: set(graph.dependencies[name]) for name in layers}
@@ -393,7 +392,7 @@ def _pool_graph(graph: HighLevelGraph, tasks: TaskGraph, keys: Collection[Key]) 
     return HighLevelGraph(layers, deps | {name: set() for name in outside})
 
 
-def _pool_layer(name: str, keys: Collection[Key], tasks: TaskGraph) -> Layer:
+def _pool_layer(name: str, keys: Collection[Key], tasks: KeyedTasks) -> Layer:
     # Dask's fusion takes a blockwise layer for whole, even where it was restricted; and only
     # here is it known which tuples in a task are keys, of this pool or of others.
     layer = tasks.layers[name]

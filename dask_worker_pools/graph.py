@@ -1,7 +1,7 @@
-"""From a HighLevelGraph to a placement problem, and from a plan back to a HighLevelGraph.
+"""The tasks of a graph as placement sees them, with what the user said of each.
 
-Blockwise layers stay symbolic here: their edges come from the index structure. Only what the
-wanted keys need is read, so dead tasks decide nothing.
+Edges come by number (`edges`). Pins and restrictions are kept by number too, so that a layer of a
+million pinned tasks costs no look-up; what others ask for by key is made when they ask.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Set
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from itertools import pairwise
+from typing import Any, TypeVar
 
-from dask._task_spec import GraphNode, Task, TaskRef
+from dask._task_spec import Task
 from dask.blockwise import Blockwise
-from dask.core import flatten, keys_in_tasks
+from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
@@ -28,18 +29,29 @@ from dask_worker_pools.annotations import (
     pools_in,
     without_pool,
 )
+from dask_worker_pools.edges import MARK, Chunk, Edges
 from dask_worker_pools.errors import ConflictingPools
+from dask_worker_pools.lazy import once
 
 Dependencies = dict[Key, Set[Key]]
 
 #: What is said around a computation and must be known of each task.
 CARRIED = frozenset({"resources", "workers", "allow_other_workers"})
 
-#: Attribute of a task's function that holds the task's annotations (see `marked`).
-MARK = "_dask_annotations"
-
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V", bound=Hashable)
+
+
+@dataclass
+class KeyedTasks:
+    """Tasks by key: what fusion works on."""
+
+    layers: dict[str, Layer]  #: the layers as Dask built them
+    keys: dict[str, list[Key]]  #: the needed keys of each layer
+    dependencies: Dependencies  #: the keys that each needed task depends on
+    layer_of: dict[Key, str]
+    #: what was annotated besides the pool, for the tasks that have anything
+    annotations: dict[Key, Annotations]
 
 
 @dataclass
@@ -47,53 +59,108 @@ class TaskGraph:
     """The tasks that a computation needs, as placement sees them."""
 
     layers: dict[str, Layer]  #: the layers as Dask built them
-    keys: dict[str, list[Key]]  #: the needed keys of each layer
-    dependencies: Dependencies  #: the keys that each needed task depends on
-    layer_of: dict[Key, str] = field(default_factory=dict)
-    pins: dict[Key, str] = field(default_factory=dict)
-    planned: set[Key] = field(default_factory=set)  #: pinned by an earlier plan, not by the user
-    blocked: set[Key] = field(default_factory=set)
+    edges: Edges
+    #: pool of each pinned task, and of data in memory, by number
+    pinned: dict[int, str] = field(default_factory=dict)
+    #: tasks that an earlier plan pinned, and not the user
+    planned: set[int] = field(default_factory=set)
+    blocked: set[int] = field(default_factory=set)
     #: the pools any of which a task may run in, for the tasks that are restricted so
-    allowed: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+    allowed: dict[int, tuple[str, ...]] = field(default_factory=dict)
     #: what was annotated besides the pool, for the tasks that have anything
     annotations: dict[Key, Annotations] = field(default_factory=dict)
-    _keys_by_name: dict[Hashable, list[Key]] = field(default_factory=dict)
+
+    # --- By key -----------------------------------------------------------------------------------
+
+    @once
+    def key_of(self) -> list[Key]:
+        """Key of each number."""
+        listed = list(self.edges.outside)
+        for chunk in self.edges.chunks:
+            listed += chunk.keys()
+        return listed
+
+    @once
+    def number_of(self) -> dict[Key, int]:
+        """Number of each key."""
+        return dict(zip(self.key_of, range(len(self.key_of))))
+
+    @once
+    def dependencies(self) -> Dependencies:
+        """The keys that each task depends on."""
+        counts, first = self.edges.counts, len(self.edges.outside)
+        needed = [*map(self.key_of.__getitem__, self.edges.inputs)]
+        ends = [0]
+        for count in counts[first:]:
+            ends.append(ends[-1] + count)
+        parts = (set(needed[start:end]) for start, end in pairwise(ends))
+        return dict(zip(self.key_of[first:], parts))
+
+    @once
+    def by_key(self) -> KeyedTasks:
+        """The tasks by key."""
+        keys: dict[str, list[Key]] = {}
+        layer_of: dict[Key, str] = {}
+        for chunk in self.edges.chunks:
+            own = self.key_of[chunk.numbers.start : chunk.numbers.stop]
+            keys.setdefault(chunk.layer, []).extend(own)
+            layer_of |= dict.fromkeys(own, chunk.layer)
+        return KeyedTasks(self.layers, keys, self.dependencies, layer_of, self.annotations)
 
     @property
-    def keys_by_name(self) -> dict[Hashable, list[Key]]:
-        """The needed keys by the collection that they belong to."""
-        if not self._keys_by_name:
-            for key in self.dependencies:
-                self._keys_by_name.setdefault(name_of(key), []).append(key)
-        return self._keys_by_name
+    def pins(self) -> dict[Key, str]:
+        """Pool of each pinned task, and of data in memory."""
+        return self._keyed(self.pinned)
 
-    def data(self) -> set[Key]:
-        """Keys that tasks depend on and the graph does not hold: data already in memory."""
-        return {
-            k for inputs in self.dependencies.values() for k in inputs
-        } - self.dependencies.keys()
+    def located(self) -> dict[Key, str]:
+        """Where data in memory lies, as far as it is known."""
+        outside = enumerate(self.edges.outside)
+        return {key: self.pinned[number] for number, key in outside if number in self.pinned}
+
+    def blocked_keys(self) -> set[Key]:
+        """Tasks that never get a pool."""
+        return {self.key_of[number] for number in self.blocked}
+
+    def allowed_by_key(self) -> dict[Key, tuple[str, ...]]:
+        """The pools any of which a task may run in."""
+        return self._keyed(self.allowed)
+
+    def is_users(self, key: Key) -> bool:
+        """Whether the user pinned a task, and no earlier plan."""
+        number = self.number_of[key]
+        return number in self.pinned and number not in self.planned
+
+    def _keyed(self, values: Mapping[int, V]) -> dict[Key, V]:
+        return dict(zip(map(self.key_of.__getitem__, values), values.values()))
+
+    # --- What is learnt of the cluster ------------------------------------------------------------
 
     def locate(self, pools: Mapping[Key, str]) -> None:
         """Say where data already in memory lies."""
-        self.pins.update(pools)
+        for number, key in enumerate(self.edges.outside):
+            if key in pools:
+                self.pinned[number] = pools[key]
 
     def pools(self) -> set[str]:
         """All pools that the user named."""
-        return {*self.pins.values(), *(pool for any_of in self.allowed.values() for pool in any_of)}
+        named = (pool for any_of in self.allowed.values() for pool in any_of)
+        return {*self.pinned.values(), *named}
 
     def rename_pools(self, names: Mapping[str, str]) -> None:
         """Call pools as the cluster calls them."""
-        self.pins = {key: names.get(pool, pool) for key, pool in self.pins.items()}
+        if all(pool == name for pool, name in names.items()):
+            return
+        self.pinned = {number: names.get(pool, pool) for number, pool in self.pinned.items()}
         self.allowed = {
-            key: tuple(dict.fromkeys(names.get(pool, pool) for pool in any_of))
-            for key, any_of in self.allowed.items()
+            number: tuple(dict.fromkeys(names.get(pool, pool) for pool in any_of))
+            for number, any_of in self.allowed.items()
         }
 
     def prefer_live(self, live: Collection[str]) -> None:
         """Of several allowed pools, keep those that there are; all of them if there are none."""
         self.allowed = {
-            key: tuple(pool for pool in any_of if pool in live) or any_of
-            for key, any_of in self.allowed.items()
+            number: tuple(pool for pool in any_of if pool in live) or any_of
+            for number, any_of in self.allowed.items()
         }
 
 
@@ -125,35 +192,119 @@ def read(
     ConflictingPools
         A task is pinned to more than one pool.
     """
-    tasks = TaskGraph(dict(graph.layers), {}, {})
-    _read_edges(graph, set(flatten(keys)), tasks)
+    tasks = TaskGraph(dict(graph.layers), Edges.read(graph, set(flatten(keys))))
+    chunks_of: defaultdict[str, list[Chunk]] = defaultdict(list)
+    for chunk in tasks.edges.chunks:
+        chunks_of[chunk.layer].append(chunk)
     for name, layer in graph.layers.items():
-        keys = _held_keys(name, layer, tasks)
-        said = dict(annotations_by_key(layer.annotations, keys))
-        if name in tasks.keys and not isinstance(layer, Blockwise):
-            marks = {key: mark for key in tasks.keys[name] if (mark := mark_of(layer[key]))}
-            said |= {key: said.get(key, {}) | mark for key, mark in marks.items()}
-        _read_annotations(name, said, tasks)
+        _read_layer(name, layer, chunks_of[name], tasks)
+    _settle(tasks)
     if surrounding:
         _apply_surrounding(surrounding, tasks)
     return tasks
 
 
-def _held_keys(name: str, layer: Layer, tasks: TaskGraph) -> Collection[Key]:
-    """The needed keys for which an annotated layer speaks: those read from it, and its own.
+def _read_layer(name: str, layer: Layer, chunks: Collection[Chunk], tasks: TaskGraph) -> None:
+    marks = {key: mark for chunk in chunks for key, mark in chunk.marks.items()}
+    numbers = _held_numbers(name, layer, chunks, tasks) if layer.annotations else ()
+    if not marks and not any(map(callable, (layer.annotations or {}).values())):
+        if numbers:
+            _note(dict(layer.annotations or {}), numbers, name, tasks)
+        return
+    held = [tasks.key_of[number] for number in numbers]
+    said = dict(annotations_by_key(layer.annotations, held))
+    said |= {key: said.get(key, {}) | mark for key, mark in marks.items()}
+    # Keys mostly share one dict: look into each dict once.
+    alike: dict[int, tuple[Annotations, list[int]]] = {}
+    for key, own in said.items():
+        alike.setdefault(id(own), (own, []))[1].append(tasks.number_of[key])
+    for own, of_own in alike.values():
+        _note(own, of_own, name, tasks)
+
+
+def _held_numbers(
+    name: str, layer: Layer, chunks: Collection[Chunk], tasks: TaskGraph
+) -> Collection[int]:
+    """The needed tasks for which an annotated layer speaks: those read from it, and its own.
 
     Dask repeats tasks in layers of other collections, which say nothing of them, or something of
     their own: what the collection's own layer said holds.
     """
-    if not layer.annotations:
-        return ()
-    if isinstance(layer, Blockwise) and not layer.is_materialized():
-        return tasks.keys_by_name.get(layer.output, ())
-    own = (key for key in tasks.keys_by_name.get(name, ()) if key in layer)
-    return {*tasks.keys.get(name, ()), *own}
+    symbolic = isinstance(layer, Blockwise) and not layer.is_materialized()
+    output = layer.output if isinstance(layer, Blockwise) else name
+    own = [number for chunk in chunks for number in chunk.numbers]
+    elsewhere = [
+        number
+        for chunk in tasks.edges.chunks
+        if chunk.layer != name
+        for number, key in chunk.numbers_of(output)
+        if symbolic or key in layer
+    ]
+    return own + elsewhere
 
 
-def needed_by(outputs: Collection[Key], tasks: TaskGraph) -> TaskGraph:
+def _note(own: Annotations, numbers: Collection[int], layer: str, tasks: TaskGraph) -> None:
+    """Note what was said alike of several tasks."""
+    if pools := pools_in(own):
+        _pin(numbers, layer, pools, is_planned(own), tasks)
+    elif allowed := allowed_in(own):
+        tasks.allowed |= dict.fromkeys(numbers, allowed)
+    elif is_blocked(own):
+        tasks.blocked.update(numbers)
+    if rest := without_pool(own):
+        tasks.annotations |= dict.fromkeys((tasks.key_of[number] for number in numbers), rest)
+
+
+def _pin(
+    numbers: Collection[int], layer: str, pools: tuple[str, ...], planned: bool, tasks: TaskGraph
+) -> None:
+    # A task may stand in several layers. The user's word in them must not differ; what an earlier
+    # plan wrote gives way to it, and to what another earlier plan wrote.
+    pool = pools[0]
+    pinned = tasks.pinned
+    again = [] if pinned.keys().isdisjoint(numbers) else [n for n in numbers if n in pinned]
+    conflicts = (n for n in again if pinned[n] != pool and not planned and n not in tasks.planned)
+    conflict = next(iter(numbers) if len(pools) > 1 else conflicts, None)
+    if conflict is not None:
+        known = sorted({*pools, pinned.get(conflict, pool)})
+        raise ConflictingPools(tasks.key_of[conflict], layer, known)
+    if planned:
+        fresh = set(numbers).difference(again)
+        tasks.planned |= fresh
+        tasks.pinned |= dict.fromkeys(fresh, pool)
+    else:
+        tasks.planned.difference_update(again)
+        tasks.pinned |= dict.fromkeys(numbers, pool)
+
+
+def _settle(tasks: TaskGraph) -> None:
+    """Let a pin win over being blocked, and both over being restricted."""
+    tasks.blocked.difference_update(tasks.pinned)
+    for number in [n for n in tasks.allowed if n in tasks.pinned or n in tasks.blocked]:
+        del tasks.allowed[number]
+
+
+def _apply_surrounding(surrounding: Annotations, tasks: TaskGraph) -> None:
+    first = len(tasks.edges.outside)
+    for key, own in annotations_by_key(surrounding, tasks.key_of[first:]):
+        # The scheduler would drop resources for tasks that get some of their own, for a pool; and
+        # where a task may run for other reasons decides which pool it can have.
+        outer = {name: value for name, value in without_pool(own).items() if name in CARRIED}
+        if outer:
+            tasks.annotations[key] = {**outer, **tasks.annotations.get(key, {})}
+    for chunk in tasks.edges.chunks:
+        bound = tasks.pinned.keys() | tasks.blocked
+        free = {tasks.key_of[n]: n for n in chunk.numbers if n not in bound}
+        for key, own in annotations_by_key(surrounding, free):
+            if pools := pools_in(own):
+                _pin([free[key]], chunk.layer, pools, False, tasks)
+            elif allowed := allowed_in(own):
+                tasks.allowed[free[key]] = allowed
+            elif is_blocked(own):
+                tasks.blocked.add(free[key])
+
+
+def needed_by(outputs: Collection[Key], tasks: KeyedTasks) -> KeyedTasks:
     """The part of `tasks` that `outputs` need."""
     reached = dict.fromkeys(key for key in outputs if key in tasks.dependencies)
     stack = list(reached)
@@ -164,147 +315,14 @@ def needed_by(outputs: Collection[Key], tasks: TaskGraph) -> TaskGraph:
                 stack.append(key)
     if len(reached) == len(tasks.dependencies):
         return tasks
-    return TaskGraph(
+    layer_of = {key: tasks.layer_of[key] for key in reached}
+    return KeyedTasks(
         tasks.layers,
-        reverse_lookup({key: tasks.layer_of[key] for key in reached}),
+        reverse_lookup(layer_of),
         {key: tasks.dependencies[key] for key in reached},
-        {key: tasks.layer_of[key] for key in reached},
-        {key: pool for key, pool in tasks.pins.items() if key in reached},
-        {key for key in tasks.planned if key in reached},
-        {key for key in tasks.blocked if key in reached},
-        {key: any_of for key, any_of in tasks.allowed.items() if key in reached},
+        layer_of,
         {key: own for key, own in tasks.annotations.items() if key in reached},
     )
-
-
-def _read_edges(graph: HighLevelGraph, wanted: set[Key], tasks: TaskGraph) -> None:
-    # Needed keys wait under their collection's name, so that each layer looks at its own only.
-    needed: defaultdict[Hashable, set[Key]] = defaultdict(set)
-    for key in wanted:
-        needed[name_of(key)].add(key)
-    known = _keys_for_legacy_tasks(graph)
-    for name in reversed(toposort(graph.dependencies)):
-        found = _layer_edges(graph.layers[name], needed, known)
-        if not found:
-            continue
-        tasks.keys[name] = list(found)
-        for key, inputs in found.items():
-            needed[name_of(key)].discard(key)
-            tasks.layer_of[key] = name
-            tasks.dependencies[key] = inputs
-        for inputs in found.values():
-            for key in inputs:
-                if key not in found:
-                    needed[name_of(key)].add(key)
-
-
-def name_of(key: Key) -> Hashable:
-    """The name of the collection that a key belongs to."""
-    return key[0] if type(key) is tuple and key else key
-
-
-def _keys_for_legacy_tasks(graph: HighLevelGraph) -> Collection[Key]:
-    # Only tasks written as plain tuples need to be told which of their arguments are keys.
-    if any(map(has_legacy_tasks, graph.layers.values())):
-        return graph.get_all_external_keys()
-    return ()
-
-
-def has_legacy_tasks(layer: Layer) -> bool:
-    """Whether a layer holds tasks in the old form, a tuple of a function and its arguments."""
-    if isinstance(layer, Blockwise):
-        return False
-    return any(not isinstance(task, GraphNode) for task in layer.values())
-
-
-def _layer_edges(
-    layer: Layer, needed: Mapping[Hashable, set[Key]], known: Collection[Key]
-) -> Mapping[Key, Set[Key]]:
-    """Tasks of `layer` that are needed, directly or inside the layer, with their inputs."""
-    if isinstance(layer, Blockwise) and not layer.is_materialized():
-        wanted = needed.get(layer.output)
-        if not wanted:
-            return {}
-        available = layer.get_output_keys() if layer.output_blocks else None
-        wanted = wanted & available if available is not None else wanted
-        # Older versions of Dask see single keys among the arguments only if they are told them.
-        single = {argument.key for argument, _ in layer.indices if isinstance(argument, TaskRef)}
-        edges: Mapping[Key, Set[Key]] = layer.cull(wanted, single)[1] if wanted else {}
-        return edges
-    return _materialized_edges(layer, needed, known)
-
-
-def _materialized_edges(
-    layer: Mapping[Key, Any], needed: Mapping[Hashable, set[Key]], known: Collection[Key]
-) -> dict[Key, Set[Key]]:
-    names = {name_of(key) for key in layer}
-    stack = [key for name in names for key in needed.get(name, ()) if key in layer]
-    found: dict[Key, Set[Key]] = {}
-    while stack:
-        key = stack.pop()
-        if key in found:
-            continue
-        task = layer[key]
-        if isinstance(task, GraphNode):
-            found[key] = task.dependencies
-        elif isinstance(task, TaskRef):
-            # A future: data in memory. Under its own key there is nothing left to run.
-            if task.key == key:
-                continue
-            found[key] = {task.key}
-        else:
-            found[key] = keys_in_tasks(known, [task])
-        stack.extend(k for k in found[key] if k in layer)
-    return found
-
-
-def _read_annotations(layer: str, said: Mapping[Key, Annotations], tasks: TaskGraph) -> None:
-    # Keys of a layer mostly share one dict: look into each dict once.
-    seen: dict[int, tuple[tuple[str, ...], tuple[str, ...], bool, Annotations]] = {}
-    for key, own in said.items():
-        if id(own) not in seen:
-            seen[id(own)] = pools_in(own), allowed_in(own), is_blocked(own), without_pool(own)
-        pools, allowed, blocked, rest = seen[id(own)]
-        if pools:
-            _pin(key, layer, pools, is_planned(own), tasks)
-        elif allowed:
-            tasks.allowed[key] = allowed
-        elif blocked:
-            tasks.blocked.add(key)
-        if rest:
-            tasks.annotations[key] = rest
-    tasks.blocked.difference_update(tasks.pins)
-    for key in tasks.allowed.keys() & (tasks.pins.keys() | tasks.blocked):
-        del tasks.allowed[key]
-
-
-def _pin(key: Key, layer: str, pools: tuple[str, ...], planned: bool, tasks: TaskGraph) -> None:
-    # A task may stand in several layers. The user's word in them must not differ; what an earlier
-    # plan wrote gives way to it, and to what another earlier plan wrote.
-    before = tasks.pins.get(key, pools[0])
-    if len(pools) > 1 or (before != pools[0] and not planned and key not in tasks.planned):
-        raise ConflictingPools(key, layer, sorted({*pools, before}))
-    if planned and key in tasks.pins:
-        return
-    tasks.pins[key] = pools[0]
-    (tasks.planned.add if planned else tasks.planned.discard)(key)
-
-
-def _apply_surrounding(surrounding: Annotations, tasks: TaskGraph) -> None:
-    free = [key for key in tasks.dependencies if key not in tasks.pins and key not in tasks.blocked]
-    for key, own in annotations_by_key(surrounding, tasks.dependencies):
-        # The scheduler would drop resources for tasks that get some of their own, for a pool; and
-        # where a task may run for other reasons decides which pool it can have.
-        outer = {name: value for name, value in without_pool(own).items() if name in CARRIED}
-        if outer:
-            tasks.annotations[key] = {**outer, **tasks.annotations.get(key, {})}
-    for key, own in annotations_by_key(surrounding, free):
-        if pools := pools_in(own):
-            _pin(key, tasks.layer_of[key], pools, False, tasks)
-        elif allowed := allowed_in(own):
-            tasks.allowed[key] = allowed
-        elif is_blocked(own):
-            tasks.blocked.add(key)
 
 
 def marked(task: Any, annotations: Annotations) -> Any:
@@ -323,18 +341,6 @@ def marked(task: Any, annotations: Annotations) -> Any:
     return copied
 
 
-def mark_of(task: Any) -> Annotations:
-    """The annotations that a task carries itself, also inside of one that only renames it."""
-    while isinstance(task, Task):
-        if isinstance(task.func, partial):
-            mark: Annotations = task.func.__dict__.get(MARK, {})
-            return mark
-        if getattr(task.func, "__qualname__", "") != "ProhibitReuse._identity":
-            return {}
-        (task,) = task.args
-    return {}
-
-
 def without_annotations(graph: HighLevelGraph) -> HighLevelGraph:
     """The same graph with no annotations, so that Dask fuses as if there were none."""
     return HighLevelGraph(
@@ -348,114 +354,6 @@ def _bare(layer: Layer) -> Layer:
     bare = copy(layer)
     bare.annotations = None
     return bare
-
-
-class Part(NamedTuple):
-    """The tasks of one layer that run in one pool."""
-
-    layer: str
-    pool: str | None
-    rank: int  #: tells parts apart that would depend on each other in a circle
-
-    def name(self) -> str:
-        """Name of a layer that holds this part alone."""
-        where = "anywhere" if self.pool is None else self.pool
-        return f"{self.layer}-{where}" + (f"-{self.rank}" if self.rank else "")
-
-
-def split_by_pool(
-    graph: HighLevelGraph,
-    tasks: TaskGraph,
-    annotations: Mapping[Key, Annotations],
-    pools: Mapping[Key, str | None],
-) -> HighLevelGraph:
-    """Write pools into a graph: each layer once per pool that it has tasks in.
-
-    Parameters
-    ----------
-    graph : HighLevelGraph
-        The graph as Dask built it.
-    tasks : TaskGraph
-        What `read` found in it.
-    annotations : mapping
-        All annotations of each task, its pool's resource among them.
-    pools : mapping
-        The pool of each task.
-
-    Returns
-    -------
-    HighLevelGraph
-        The last part of each layer keeps the layer's name and depends on the others, so that
-        collections and layers built on top find all of it under the name that they know. Tasks
-        that nothing needs are still there: another graph that this one is merged with, in which
-        layers have the same names, may need them.
-    """
-    part_of = _acyclic_parts(tasks, pools)
-    inputs = _part_edges(part_of, tasks.dependencies)
-    parts = toposort(inputs)
-    last = {part.layer: part for part in parts}
-    names = {part: part.layer if last[part.layer] == part else part.name() for part in parts}
-    keys_of = reverse_lookup(part_of)
-    layers = dict(graph.layers)
-    edges = {name: set(needed) for name, needed in graph.dependencies.items()}
-    for part in parts:
-        layer, keys = graph.layers[part.layer], keys_of[part]
-        layers[names[part]] = _part_layer(layer, keys, last[part.layer] == part, tasks, annotations)
-        edges.setdefault(names[part], set()).update(names[one] for one in inputs[part])
-        edges[part.layer] |= {names[part]} - {part.layer}
-    return HighLevelGraph(layers, edges)
-
-
-def _acyclic_parts(tasks: TaskGraph, pools: Mapping[Key, str | None]) -> dict[Key, Part]:
-    """The part of each task, such that no two parts depend on each other.
-
-    A layer whose tasks depend on each other may go from A to B and back to A. Such parts are cut
-    by rank: how often the longest path to the task changed part before it.
-    """
-    part_of = {key: Part(layer, pools[key], 0) for key, layer in tasks.layer_of.items()}
-    edges = _part_edges(part_of, tasks.dependencies)
-    circular = edges.keys() - set(_sortable(edges))
-    if not circular:
-        return part_of
-    rank: dict[Key, int] = {}
-    for key in toposort(tasks.dependencies):
-        inputs = [k for k in tasks.dependencies[key] if part_of.get(k) in circular]
-        own = part_of[key]
-        rank[key] = max((rank[k] + (part_of[k] != own) for k in inputs), default=0)
-    return {
-        key: part._replace(rank=rank[key]) if part in circular else part
-        for key, part in part_of.items()
-    }
-
-
-def _part_edges(
-    part_of: Mapping[Key, Part], dependencies: Mapping[Key, Collection[Key]]
-) -> dict[Part, set[Part]]:
-    edges: dict[Part, set[Part]] = {part: set() for part in part_of.values()}
-    for key, inputs in dependencies.items():
-        edges[part_of[key]].update(part_of[k] for k in inputs if k in part_of)
-    for part, inputs_of_part in edges.items():
-        inputs_of_part.discard(part)
-    return edges
-
-
-def _part_layer(
-    layer: Layer,
-    keys: Collection[Key],
-    last: bool,
-    tasks: TaskGraph,
-    annotations: Mapping[Key, Annotations],
-) -> Layer:
-    if last and len(keys) == len(tasks.keys[tasks.layer_of[next(iter(keys))]]):
-        part = copy(layer)
-    else:
-        # A part of a blockwise layer must not be blockwise itself: Dask would fuse it into its
-        # consumers under the layer's name, as if it were all of it.
-        dead = [key for key in layer if key not in tasks.dependencies] if last else []
-        part = MaterializedLayer({key: layer[key] for key in (*keys, *dead)})
-    part.annotations = layer_annotations(keys, annotations)
-    part.collection_annotations = layer.collection_annotations
-    return part
 
 
 def restrict(layer: Layer, keys: Collection[Key]) -> Layer:
@@ -494,30 +392,3 @@ def reverse_lookup(value_of: Mapping[K, V]) -> dict[V, list[K]]:
     for key, value in value_of.items():
         keys_of[value].append(key)
     return dict(keys_of)
-
-
-def toposort(dependencies: Mapping[K, Collection[K]]) -> list[K]:
-    """Keys, each after those that it depends on; those in a circle last, as they came."""
-    order = _sortable(dependencies)
-    if len(order) < len(dependencies):
-        placed = set(order)
-        order += [key for key in dependencies if key not in placed]
-    return order
-
-
-def _sortable(dependencies: Mapping[K, Collection[K]]) -> list[K]:
-    """Keys, each after those that it depends on, without those in or behind a circle."""
-    waiting: dict[K, int] = {}
-    consumers: defaultdict[K, list[K]] = defaultdict(list)
-    for key, inputs in dependencies.items():
-        known = [k for k in inputs if k in dependencies and k != key]
-        waiting[key] = len(known)
-        for k in known:
-            consumers[k].append(key)
-    order = [key for key, count in waiting.items() if not count]
-    for key in order:
-        for consumer in consumers[key]:
-            waiting[consumer] -= 1
-            if not waiting[consumer]:
-                order.append(consumer)
-    return order

@@ -11,12 +11,12 @@ from typing import Literal
 
 from dask.typing import Key
 
-from dask_worker_pools.graph import TaskGraph
+from dask_worker_pools.graph import KeyedTasks
 
 Kind = Literal["array", "bag", "delayed"]
 
 
-def outputs_by_kind(outputs: Iterable[Key], tasks: TaskGraph) -> dict[Kind, list[Key]]:
+def outputs_by_kind(outputs: Iterable[Key], tasks: KeyedTasks) -> dict[Kind, list[Key]]:
     """The outputs of each kind of collection."""
     kinds: dict[Kind, list[Key]] = {}
     for key in outputs:
@@ -24,7 +24,7 @@ def outputs_by_kind(outputs: Iterable[Key], tasks: TaskGraph) -> dict[Kind, list
     return kinds
 
 
-def _kind(key: Key, tasks: TaskGraph) -> Kind:
+def _kind(key: Key, tasks: KeyedTasks) -> Kind:
     """The kind of one output, told by what Dask and its collections leave in the graph.
 
     1. Dask's own finalize task calls the collection's ``__dask_postcompute__`` function.

@@ -32,6 +32,7 @@ from dask_worker_pools.cluster import (
 )
 from dask_worker_pools.fusion import Optimization, Tasks, fuse
 from dask_worker_pools.graph import (
+    KeyedTasks,
     TaskGraph,
     as_high_level,
     layer_annotations,
@@ -41,10 +42,11 @@ from dask_worker_pools.graph import (
 )
 from dask_worker_pools.kinds import Kind, outputs_by_kind
 from dask_worker_pools.landing import add_landings
+from dask_worker_pools.lazy import Later
 from dask_worker_pools.options import Missing, Options
-from dask_worker_pools.placement import place
+from dask_worker_pools.placement import Pools, place_numbered
 from dask_worker_pools.plan import Plan
-from dask_worker_pools.sizes import SizeEstimates, output_sizes
+from dask_worker_pools.sizes import LayerSizes, layer_sizes
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -83,15 +85,16 @@ class Pass:
         if scheduler is not None:
             _check_missing(plan, cluster.resources, tasks, scheduler, self.options.missing)
         # Blocked tasks are in a place of their own: fused with others they would lose the mark.
-        places = {**plan.pools, **dict.fromkeys(tasks.blocked, NOWHERE)}
+        places = {**plan.pools, **dict.fromkeys(tasks.blocked_keys(), NOWHERE)}
         result = Tasks()
-        for kind, part in outputs_by_kind(outputs, tasks).items():
-            needed = needed_by(part, tasks)
+        kinds = outputs_by_kind(outputs, tasks.by_key)
+        for kind, part in kinds.items():
+            needed = needed_by(part, tasks.by_key) if len(kinds) > 1 else tasks.by_key
             user = self.optimizations.get(kind)
             result.update(fuse(graph, needed, places, part, kind, user))
         check_peer_to_peer(result.graph, result.pools)
         if scheduler is not None:
-            add_landings(result, tasks.pins)
+            add_landings(result, tasks.located())
         override = "resources" in self.surrounding
         layer = _write(result, cluster.resources, tasks, override, again=self.clients is None)
         name = f"pools-{uuid4().hex}"
@@ -119,7 +122,7 @@ class Cluster:
             return cls(resources, names, {})
         tasks.prefer_live({name[len(PREFIX) :] for name in offered})
         restrict_to_workers(tasks, scheduler)
-        data = pools_of_data(scheduler, tasks.data())
+        data = pools_of_data(scheduler, tasks.edges.outside)
         tasks.locate({key: name[len(PREFIX) :] for key, name in data.items()})
         capacity = {name[len(PREFIX) :]: n for name, n in threads(scheduler).items()}
         return cls(resources, names, capacity)
@@ -147,32 +150,53 @@ def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster
     known = {*tasks.pools(), *cluster.capacity}
     link_cost = options.links(cluster.names, known)
     # Without a pin there is nothing to choose, and no size to know.
-    near = tasks.pins or tasks.allowed
-    estimates = output_sizes(graph, tasks.keys) if near else SizeEstimates({}, {})
-    sizes = estimates.nbytes
-    pools = place(
-        tasks.dependencies,
-        tasks.pins,
+    near = bool(tasks.pinned or tasks.allowed)
+    told = layer_sizes(graph, {chunk.layer for chunk in tasks.edges.chunks}) if near else {}
+    sizes = _sizes_by_number(tasks, told)
+    pools = Pools.gathered(tasks.pinned, tasks.allowed, link_cost, cluster.capacity)
+    labels = place_numbered(
+        tasks.edges.inputs,
+        tasks.edges.counts,
         sizes,
+        tasks.pinned,
+        pools,
+        outside=range(len(tasks.edges.outside)),
         allowed=tasks.allowed,
         blocked=tasks.blocked,
-        link_cost=link_cost,
-        capacity=cluster.capacity,
         balance=options.balance,
+        key_of=lambda number: tasks.key_of[number],
     )
+    names = pools.label_names
+    first = len(tasks.edges.outside)
     return Plan(
-        pools={key: pools[key] for key in tasks.dependencies},
-        dependencies=tasks.dependencies,
-        layer_of=tasks.layer_of,
-        sizes=sizes,
-        pinned=tasks.pins,
-        blocked=tasks.blocked,
-        sources=estimates.sources,
-        counting=bool(near) and not sizes,
+        pools=Later(lambda: dict(zip(tasks.key_of[first:], [names[n] for n in labels[first:]]))),
+        dependencies=Later(lambda: tasks.dependencies),
+        layer_of=Later(lambda: tasks.by_key.layer_of),
+        sizes=Later(lambda: {k: n for k, n in zip(tasks.key_of, sizes) if n is not None}),
+        pinned=Later(lambda: tasks.pins),
+        blocked=tasks.blocked_keys(),
+        sources={name: sizes.source for name, sizes in told.items()},
+        counting=near and not any(sizes.known for sizes in told.values()),
         link_cost=link_cost,
         capacity=cluster.capacity,
-        allowed=tasks.allowed,
+        allowed=tasks.allowed_by_key(),
     )
+
+
+def _sizes_by_number(tasks: TaskGraph, told: Mapping[str, LayerSizes]) -> list[float | None]:
+    """Bytes of each task's output; None where they are unknown."""
+    sizes: list[float | None] = [None] * len(tasks.edges.outside)
+    for chunk in tasks.edges.chunks:
+        layer = told.get(chunk.layer)
+        if layer is None:
+            sizes += [None] * len(chunk)
+            continue
+        blocks = None if chunk.blocks is None else layer.of_blocks(chunk.name, chunk.blocks)
+        if blocks is None:
+            keys = chunk.keys()
+            blocks = [*map(layer.of_all(keys).get, keys)]
+        sizes += blocks
+    return sizes
 
 
 def _write(
@@ -184,11 +208,12 @@ def _write(
     `again`: the pass will read what it wrote here, and must know the user's pins from its own.
     """
     written = {}
+    pins = tasks.pins if again else {}
     for key, pool in result.pools.items():
         own = result.annotations.get(key, {})
         blocked = pool == NOWHERE
         if pool and not blocked:
-            own = with_pool(own, resources[pool], planned=again and key not in tasks.pins)
+            own = with_pool(own, resources[pool], planned=again and key not in pins)
         elif blocked or override:
             own = without_surrounding_pool(own, blocked)
         if own:

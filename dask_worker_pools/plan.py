@@ -7,47 +7,16 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import chain
 from statistics import median
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any
 
 from dask.typing import Key
 from dask.utils import key_split
 
 from dask_worker_pools.costs import cost, shipping
 from dask_worker_pools.explain import Explanation, explain
+from dask_worker_pools.lazy import once
 from dask_worker_pools.report import as_html, as_text
 from dask_worker_pools.words import counted, short_names, size_text
-
-T = TypeVar("T")
-
-
-class once(property, Generic[T]):
-    """A property that is computed when it is first asked for, and kept.
-
-    As ``functools.cached_property``, which in Python 3.11 holds a lock, so that its class cannot
-    travel to the scheduler by value.
-    """
-
-    def __init__(self, compute: Callable[[Any], T]) -> None:
-        super().__init__(compute)
-
-    @overload
-    def __get__(self, instance: None, owner: type, /) -> Self: ...
-
-    @overload
-    def __get__(self, instance: Any, owner: type | None = None, /) -> T: ...
-
-    def __get__(self, instance: Any, owner: type | None = None, /) -> Self | T:
-        if instance is None or self.fget is None:
-            return self
-        kept: dict[str, T] = instance.__dict__
-        name = self.fget.__name__
-        if name not in kept:
-            kept[name] = self.fget(instance)
-        return kept[name]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return once, (self.fget,)
-
 
 @dataclass(frozen=True)
 class Transfer:

@@ -23,7 +23,7 @@ from dask_worker_pools import (
     propagate_pools_in_collection,
 )
 from dask_worker_pools.annotations import annotations_by_key, pools_in
-from dask_worker_pools.graph import toposort
+from dask_worker_pools.edges import toposort
 
 
 def collections(name: str) -> dict[str, Any]:

@@ -67,7 +67,9 @@ __all__ = [
     "PinNotAllowed",
     "PlacementError",
     "Pool",
+    "Pools",
     "place",
+    "place_numbered",
     "traffic",
 ]
 
@@ -131,20 +133,75 @@ def place(
     """
     pools = Pools.gathered(pins, allowed, link_cost, capacity)
     graph = TaskGraph.interned(dependencies)
-    labels = _place_indexed(
+    labels = place_numbered(
         graph.inputs,
         graph.counts,
-        graph.ordered(_known_sizes(graph.keys, sizes)),
-        _fixed_labels(graph, pools, pins, blocked),
-        _masks(graph, pools, pins, allowed, blocked),
+        graph.ordered(_looked_up(graph.keys, sizes)),
+        graph.by_task(pins),
         pools,
-        balance,
+        outside=graph.tasks(graph.outside),
+        allowed=graph.by_task(allowed),
+        blocked=graph.tasks(blocked),
+        balance=balance,
+        key_of=lambda task: graph.keys[graph.order[task]],
     )
-    names: list[Pool | None] = [*pools.names, None, None]
-    placed = dict(zip(graph.keys, map(names.__getitem__, graph.as_came(labels))))
+    placed = dict(zip(graph.keys, map(pools.label_names.__getitem__, graph.as_came(labels))))
     for key in graph.outside:
         del placed[key]
     return placed
+
+
+def place_numbered(
+    inputs: Sequence[int],
+    counts: Sequence[int],
+    sizes: Sequence[float | None],
+    pins: Mapping[int, Pool],
+    pools: Pools,
+    *,
+    outside: Collection[int] = (),
+    allowed: Mapping[int, Collection[Pool]] = MappingProxyType({}),
+    blocked: Collection[int] = (),
+    balance: float = 0.0,
+    key_of: Callable[[int], Hashable] = int,
+) -> Sequence[int]:
+    """:func:`place` by number, for callers whose tasks are numbered already.
+
+    Parameters
+    ----------
+    inputs : sequence of int
+        The inputs of task 0, then those of task 1, and so on; each comes before its consumers.
+    counts : sequence of int
+        How many inputs each task has.
+    sizes : sequence of float or None
+        Bytes of each task's output; None where it is unknown.
+    pins, allowed, blocked, balance
+        As for :func:`place`, by number.
+    pools : Pools
+        All pools, and what their links cost.
+    outside : collection of int
+        Those that stand for data in memory.
+    key_of : callable
+        What errors call a task.
+
+    Returns
+    -------
+    sequence of int
+        For each task a place in ``pools.label_names``.
+
+    Raises
+    ------
+    PlacementError
+        As for :func:`place`.
+    """
+    return _placed(
+        inputs,
+        counts,
+        _known_sizes(sizes, key_of),
+        _fixed_labels(pools, pins, outside, blocked, key_of),
+        _masks(pools, pins, allowed, blocked, key_of),
+        pools,
+        balance,
+    )
 
 
 def traffic(
@@ -187,7 +244,7 @@ def traffic(
         for source in inputs:
             needed[source].add(label.get(key, pools.nowhere))
     keys = list(needed)
-    filled = dict(zip(keys, _known_sizes(keys, sizes)))
+    filled = dict(zip(keys, _known_sizes(_looked_up(keys, sizes), keys.__getitem__)))
     total = sum(
         Fraction(filled[key]) * sum(pools.cost[label.get(key, pools.nowhere)][q] for q in where)
         for key, where in needed.items()
@@ -195,92 +252,77 @@ def traffic(
     return float(total / pools.unit)
 
 
-def _known_sizes(keys: Sequence[K], sizes: Mapping[K, float]) -> list[float]:
-    """Size of each key's output; the median of the known ones, or else 1, where it is missing."""
+def _looked_up(keys: Sequence[K], sizes: Mapping[K, float]) -> list[float | None]:
+    """Size of each key's output; None where it is missing."""
     # Comparing lists of the same objects is many times cheaper than looking each of them up.
-    same = len(sizes) == len(keys) and list(sizes) == keys
-    found = list(sizes.values()) if same else list(map(sizes.get, keys))
-    distinct = set(found)
+    if len(sizes) == len(keys) and list(sizes) == keys:
+        return list(sizes.values())
+    return list(map(sizes.get, keys))
+
+
+def _known_sizes(
+    sizes: Sequence[float | None], key_of: Callable[[int], Hashable]
+) -> Sequence[float]:
+    """The same sizes, with the median of the known ones, or else 1, where one is missing."""
+    distinct = set(sizes)
     for size in distinct:
         if size is not None and not (isfinite(size) and size >= 0):
-            raise InvalidSize(*next((k, s) for k, s in zip(keys, found) if s is size))
+            raise InvalidSize(key_of(next(n for n, s in enumerate(sizes) if s is size)), size)
     if None in distinct:
-        typical = median([size for size in found if size is not None] or [1])
-        return [typical if size is None else size for size in found]
-    return cast("list[float]", found)
+        typical = median([size for size in sizes if size is not None] or [1])
+        return [typical if size is None else size for size in sizes]
+    return cast("Sequence[float]", sizes)
 
 
 def _fixed_labels(
-    graph: TaskGraph[K],
     pools: Pools,
-    pins: Mapping[K, Pool],
-    blocked: Collection[K],
+    pins: Mapping[int, Pool],
+    outside: Collection[int],
+    blocked: Collection[int],
+    key_of: Callable[[int], Hashable],
 ) -> dict[int, int]:
-    """Label of every task that is not to be placed, by number."""
+    """Label of every task that is not to be placed."""
     label = {pool: index for index, pool in enumerate(pools.names)}
-    where = zip(map(graph.number.get, pins), pins.values())
-    fixed = {graph.rank[place]: label[pool] for place, pool in where if place is not None}
-    nowhere = graph.tasks(key for key in graph.outside if key not in pins)
-    fixed |= dict.fromkeys(nowhere, pools.nowhere)
-    for key in blocked:
-        if key in pins:
-            raise PinNotAllowed(key, pins[key], ())
-    return fixed | dict.fromkeys(graph.tasks(blocked), pools.blocked)
+    fixed = dict.fromkeys(outside, pools.nowhere)
+    fixed |= zip(pins, map(label.__getitem__, pins.values()))
+    for task in blocked:
+        if task in pins:
+            raise PinNotAllowed(key_of(task), pins[task], ())
+    return fixed | dict.fromkeys(blocked, pools.blocked)
 
 
 def _masks(
-    graph: TaskGraph[K],
     pools: Pools,
-    pins: Mapping[K, Pool],
-    allowed: Mapping[K, Collection[Pool]],
-    blocked: Collection[K],
+    pins: Mapping[int, Pool],
+    allowed: Mapping[int, Collection[Pool]],
+    blocked: Collection[int],
+    key_of: Callable[[int], Hashable],
 ) -> dict[int, int]:
-    """Bits of the pools that each restricted task may go to, by number."""
-    for key in pins.keys() & allowed.keys():
-        if pins[key] not in allowed[key]:
-            raise PinNotAllowed(key, pins[key], allowed[key])
+    """Bits of the pools that each restricted task may go to."""
     bit = {pool: 1 << index for index, pool in enumerate(pools.names)}
+    others = set(blocked)
     masks: dict[int, int] = {}
-    bound = pins.keys() | set(blocked)
-    for key in allowed.keys() - bound:
-        mask = sum(bit[pool] for pool in set(allowed[key])) & pools.open
-        if not mask:
-            raise NoPoolAllowed(key, allowed[key])
-        masks |= dict.fromkeys(graph.tasks([key]), mask)
+    for task, any_of in allowed.items():
+        if task in pins:
+            if pins[task] not in any_of:
+                raise PinNotAllowed(key_of(task), pins[task], any_of)
+        elif task not in others:
+            masks[task] = sum(bit[pool] for pool in set(any_of)) & pools.open
+            if not masks[task]:
+                raise NoPoolAllowed(key_of(task), any_of)
     return masks
 
 
-def _place_indexed(
+def _placed(
     inputs: Sequence[int],
     counts: Sequence[int],
     sizes: Sequence[float],
     fixed: Mapping[int, int],
     masks: Mapping[int, int],
     pools: Pools,
-    balance: float = 0.0,
+    balance: float,
 ) -> list[int]:
-    """:func:`place` by number, for callers whose keys are numbered already.
-
-    Parameters
-    ----------
-    inputs : sequence of int
-        The inputs of task 0, then those of task 1, and so on; each comes before its consumers.
-    counts : sequence of int
-        How many inputs each task has.
-    sizes : sequence of float
-        Size of each task's output.
-    fixed, masks : mapping of int to int
-        Label of each fixed task, and bits of the pools that restricted tasks may go to.
-    pools : Pools
-        The pools by number, and what their links cost.
-    balance : float
-        As in :func:`place`.
-
-    Returns
-    -------
-    list of int
-        Label of each task.
-    """
+    """Label of each task."""
     kinds = crossing_late(Kinds.of_graph(inputs, counts, sizes, fixed, masks), pools)
     linked = linked_kinds(kinds, pools)
     kernel = Kernel.of_kinds(kinds, linked, pools)

@@ -13,7 +13,7 @@ from fractions import Fraction
 from itertools import accumulate, chain, repeat
 from math import isfinite, lcm
 from operator import lt
-from typing import Generic, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 __all__ = [
     "GraphCycle",
@@ -151,6 +151,11 @@ class Pools:
         """Bits of the pools that receive tasks."""
         return sum(1 << pool for pool, workers in enumerate(self.capacity) if workers)
 
+    @property
+    def label_names(self) -> list[Pool | None]:
+        """Name of each label; None for those that are no pool."""
+        return [*self.names, None, None]
+
     def options(self, mask: int) -> tuple[int, ...]:
         """Return the pools of a mask."""
         return tuple(pool for pool in range(len(self.names)) if mask >> pool & 1)
@@ -158,8 +163,8 @@ class Pools:
     @classmethod
     def gathered(
         cls,
-        pins: Mapping[K, Pool],
-        allowed: Mapping[K, Collection[Pool]],
+        pins: Mapping[Any, Pool],
+        allowed: Mapping[Any, Collection[Pool]],
         link_cost: Callable[[Pool, Pool], float] | None,
         capacity: Mapping[Pool, float] | None,
     ) -> Pools:
@@ -203,6 +208,11 @@ class TaskGraph(Generic[K]):
     def tasks(self, keys: Iterable[K]) -> list[int]:
         """Tasks behind those of `keys` that are in the graph."""
         return [self.rank[self.number[key]] for key in keys if key in self.number]
+
+    def by_task(self, values: Mapping[K, V]) -> dict[int, V]:
+        """Values of keys, by task, without those of keys that are not in the graph."""
+        where = map(self.number.get, values)
+        return {self.rank[i]: value for i, value in zip(where, values.values()) if i is not None}
 
     def ordered(self, values: Sequence[V]) -> Sequence[V]:
         """Values as the keys came, by task."""

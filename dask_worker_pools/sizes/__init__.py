@@ -13,12 +13,13 @@ An array counts the bytes of its elements, ``ndarray.nbytes``, also where a bloc
 element without storing it again (``da.ones`` before anything is done with it).
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
-from math import isfinite
+from math import isfinite, isnan
 from numbers import Real
 
+import numpy as np
 from dask.highlevelgraph import HighLevelGraph, Layer
 from dask.typing import Key
 from dask.utils import parse_bytes
@@ -97,6 +98,34 @@ class LayerSizes:
             table = dict(self.items())
             return {key: table[key] for key in keys if key in table}
         return {key: size for key in keys if (size := self.of(key)) is not None}
+
+    def of_blocks(self, name: object, blocks: Sequence[int]) -> list[float | None] | None:
+        """Give the bytes of blocks by their place in the grid that a collection's keys form.
+
+        Parameters
+        ----------
+        name : object
+            The first part of the keys.
+        blocks : sequence of int
+            Places in the grid, in the order of the keys.
+
+        Returns
+        -------
+        list of float or None
+            None in it where a size is unknown; None for all of it where sizes are listed by key.
+        """
+        if self.uniform is not None:
+            return [self.uniform] * len(blocks)
+        if not self.known:
+            return [None] * len(blocks)
+        if self.listed or len(self.grids) != 1 or self.grids[0].name != name:
+            return None
+        table = self.grids[0].table().ravel()[blocks]
+        if np.isnan(table).any():
+            return [None if isnan(size) else size for size in table.tolist()]
+        # Sizes that are equal are one object: a table of many takes no more room than places.
+        alike = {size: size for size in np.unique(table).tolist()}
+        return [*map(alike.__getitem__, table.tolist())]
 
     def items(self) -> Iterator[tuple[Key, float]]:
         """Yield the key and bytes of each output of known size."""

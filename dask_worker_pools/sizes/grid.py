@@ -8,6 +8,7 @@ from operator import getitem
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from dask.typing import Key
 
 __all__ = ["Axis", "Grid", "lengths_of"]
@@ -93,13 +94,18 @@ class Grid:
             return ((self.name, *index) for index in self.picked)
         return product((self.name,), *map(_indices, self.axes))
 
+    def table(self) -> npt.NDArray[np.float64]:
+        """Give the bytes of all blocks; NaN where unknown."""
+        table = np.array(float(self.dtype.itemsize))
+        for axis in self.axes:
+            table = np.multiply.outer(table, np.array(lengths_of(axis), dtype=float))
+        return table
+
     def items(self) -> Iterable[tuple[Key, float]]:
         """Yield the key and bytes of each block of known size."""
         if self.picked is not None:
             return [(key, size) for key in self.block_keys() if (size := self.of(key)) is not None]
-        table = np.array(float(self.dtype.itemsize))
-        for axis in self.axes:
-            table = np.multiply.outer(table, np.array(lengths_of(axis), dtype=float))
+        table = self.table()
         pairs = zip(self.block_keys(), table.ravel().tolist(), strict=True)
         if np.isnan(table).any():
             return [(key, size) for key, size in pairs if not isnan(size)]

@@ -1,0 +1,533 @@
+"""The tasks that a computation needs, by number, with the edges between them.
+
+A graph is read from the wanted keys back to its sources, layer by layer, so that dead tasks cost
+nothing. Blockwise layers stay symbolic: their edges are arithmetic on the indices of blocks, done
+for a whole layer at once, and no task or key of theirs is made. Other layers hold tasks already,
+and are read one by one.
+
+While it is read, a key has a *slot*: a block of an array has its place in the array's grid, any
+other key the next free number. At the end each task gets its *number*, such that every task comes
+after its inputs.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, groupby, pairwise, product, repeat
+from math import prod
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from dask._task_spec import GraphNode, Task, TaskRef
+from dask.blockwise import Blockwise
+from dask.core import keys_in_tasks
+from dask.highlevelgraph import HighLevelGraph, Layer
+from dask.typing import Key
+
+from dask_worker_pools.annotations import Annotations
+from dask_worker_pools.placement.problem import TaskGraph
+
+Numbers: TypeAlias = npt.NDArray[np.int64]
+
+#: Attribute of a task's function that holds the task's annotations.
+MARK = "_dask_annotations"
+
+#: What is known of a slot of a grid.
+UNWANTED, WANTED, READ = 0, 1, 2
+
+NONE: Numbers = np.empty(0, np.int64)
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass
+class Chunk:
+    """Tasks of one layer that were read together."""
+
+    layer: str
+    name: Hashable  #: the collection that blocks belong to
+    shape: tuple[int, ...]  #: number of blocks along each axis
+    blocks: Numbers | None  #: places in the grid; None = no blocks, but `listed` keys
+    listed: list[Key]
+    slots: Numbers
+    inputs: Numbers  #: slots of the inputs of the first task, then of the second, and so on
+    counts: Sequence[int]  #: how many inputs each task has
+    marks: dict[Key, Annotations] = field(default_factory=dict)  #: what tasks carry themselves
+    first: int = 0  #: number of the first of these tasks
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def numbers(self) -> range:
+        """Numbers of these tasks."""
+        return range(self.first, self.first + len(self))
+
+    def keys(self) -> Collection[Key]:
+        """Keys of these tasks, in the order of their numbers."""
+        if self.blocks is None:
+            return self.listed
+        if len(self.blocks) == prod(self.shape):
+            return list(product((self.name,), *map(range, self.shape)))
+        axes = (axis.tolist() for axis in _indices(self.blocks, self.shape))
+        return list(zip(repeat(self.name, len(self)), *axes))
+
+    def numbers_of(self, name: Hashable) -> Iterable[tuple[int, Key]]:
+        """Those of these tasks that belong to a collection, with their keys."""
+        if self.blocks is None:
+            for number, key in zip(self.numbers, self.listed):
+                if name_of(key) == name:
+                    yield number, key
+        elif self.name == name:
+            yield from zip(self.numbers, self.keys())
+
+
+@dataclass
+class Edges:
+    """The needed tasks of a graph, each after its inputs."""
+
+    chunks: list[Chunk]
+    outside: list[Key]  #: data in memory, which has the first numbers and no inputs
+    inputs: array[int]  #: inputs of task 0, then those of task 1, and so on
+    counts: list[int]  #: how many inputs each task has
+
+    @classmethod
+    def read(cls, graph: HighLevelGraph, wanted: Collection[Key]) -> Edges:
+        """Read the tasks that the `wanted` keys need.
+
+        Parameters
+        ----------
+        graph : HighLevelGraph
+            It is not changed, and none of its Blockwise layers is materialised.
+        wanted : collection of keys
+            The outputs; keys that the graph lacks stand for data in memory.
+        """
+        return _Reader(graph).read(wanted)
+
+
+class Slots:
+    """A number for each key that is met.
+
+    Parameters
+    ----------
+    shapes : mapping of name to tuple of int
+        The collections whose keys are blocks of a grid: a name and a place along each axis.
+    """
+
+    def __init__(self, shapes: Mapping[Hashable, tuple[int, ...]]) -> None:
+        sizes = [prod(shape) for shape in shapes.values()]
+        starts = np.cumsum([0, *sizes]).tolist()
+        self.grids = {name: (start, shape) for (name, shape), start in zip(shapes.items(), starts)}
+        self.state = np.zeros(starts[-1], np.uint8)
+        self.loose: dict[Key, int] = {}
+        #: keys that are not blocks and were not read yet, by collection
+        self.waiting: defaultdict[Hashable, set[Key]] = defaultdict(set)
+
+    @property
+    def count(self) -> int:
+        """How many slots there are."""
+        return len(self.state) + len(self.loose)
+
+    def part(self, name: Hashable) -> npt.NDArray[np.uint8]:
+        """What is known of the slots of a grid."""
+        start, shape = self.grids[name]
+        return self.state[start : start + prod(shape)]
+
+    def want(self, slots: Numbers) -> None:
+        """Want the blocks behind slots, unless they were read."""
+        self.state[slots] = np.maximum(self.state[slots], WANTED)
+
+    def want_keys(self, keys: Sequence[Key]) -> Numbers:
+        """Give the slots of keys, and want them unless they were read."""
+        slots = self.of(keys)
+        if self.grids:
+            self.want(slots[slots < len(self.state)])
+        return slots
+
+    def of(self, keys: Sequence[Key]) -> Numbers:
+        """Give the slot of each key; those that are met for the first time wait to be read."""
+        if len(keys) > 16 and len(names := set(map(name_of, keys))) == 1:
+            (name,) = names
+            if name in self.grids and (blocks := self._blocks(name, keys)) is not None:
+                return blocks
+        return np.fromiter(map(self._of, keys), np.int64, len(keys))
+
+    def _of(self, key: Key) -> int:
+        slot = self.loose.get(key)
+        if slot is not None:
+            return slot
+        name = name_of(key)
+        if name in self.grids and (block := self._block(key, *self.grids[name])) is not None:
+            return block
+        slot = self.loose[key] = len(self.state) + len(self.loose)
+        self.waiting[name].add(key)
+        return slot
+
+    @staticmethod
+    def _block(key: Key, start: int, shape: tuple[int, ...]) -> int | None:
+        if type(key) is not tuple or len(key) != 1 + len(shape):
+            return None
+        place = 0
+        for index, length in zip(key[1:], shape):
+            if type(index) is not int or not 0 <= index < length:
+                return None
+            place = place * length + index
+        return start + place
+
+    def _blocks(self, name: Hashable, keys: Sequence[Key]) -> Numbers | None:
+        """Slots of many blocks of one grid; None if not all of them are in it."""
+        start, shape = self.grids[name]
+        if any(type(key) is not tuple or len(key) != 1 + len(shape) for key in keys):
+            return None
+        if not shape:
+            return np.full(len(keys), start)
+        indices = np.array([key[1:] for key in keys])  # type: ignore[index]
+        if indices.dtype.kind != "i" or (indices < 0).any() or (indices >= shape).any():
+            return None
+        return start + np.ravel_multi_index(tuple(indices.T), shape)
+
+
+class _Reader:
+    """Reads one graph."""
+
+    def __init__(self, graph: HighLevelGraph) -> None:
+        self.graph = graph
+        self.slots = Slots(_grid_shapes(graph))
+        self.known = _keys_for_legacy_tasks(graph)
+        self.names: dict[str, set[Hashable]] = {}  # of the keys in each materialised layer
+        self.chunks: list[Chunk] = []  # consumers before producers
+
+    def read(self, wanted: Collection[Key]) -> Edges:
+        self.slots.want_keys(list(wanted))
+        order = toposort(self.graph.dependencies)[::-1]
+        # Layers do not always name all that they need: then another round finds it.
+        found = True
+        while found:
+            found = False
+            for name in order:
+                for chunk in self._layer(name, self.graph.layers[name]):
+                    self.chunks.append(chunk)
+                    found = True
+        return self._numbered()
+
+    def _layer(self, name: str, layer: Layer) -> Iterator[Chunk]:
+        if isinstance(layer, Blockwise) and not layer.is_materialized():
+            if layer.output in self.slots.grids:
+                yield from self._blockwise(name, layer)
+                return
+            keys = self.slots.waiting.get(layer.output, set())
+            keys = keys & layer.get_output_keys() if keys else keys
+            if keys:
+                yield self._listed(name, _culled(layer, keys), {})
+            return
+        if name not in self.names:
+            self.names[name] = {name_of(key) for key in layer}
+        stack = [key for key in self._wanted(self.names[name]) if key in layer]
+        if stack:
+            found, marks = _written(layer, stack, self.known)
+            if found:
+                yield self._listed(name, found, marks)
+
+    def _wanted(self, names: Iterable[Hashable]) -> Iterator[Key]:
+        """Keys of some collections that are wanted and were not read."""
+        for name in names:
+            yield from tuple(self.slots.waiting.get(name, ()))
+            if name in self.slots.grids:
+                _, shape = self.slots.grids[name]
+                blocks = np.flatnonzero(self.slots.part(name) == WANTED)
+                axes = (axis.tolist() for axis in _indices(blocks, shape))
+                yield from zip(repeat(name, len(blocks)), *axes)
+
+    def _blockwise(self, name: str, layer: Blockwise) -> Iterator[Chunk]:
+        start, shape = self.slots.grids[layer.output]
+        state = self.slots.part(layer.output)
+        wanted = state == WANTED
+        if layer.output_blocks:
+            wanted &= _mask(layer.output_blocks, shape)
+        blocks = np.flatnonzero(wanted)
+        if not len(blocks):
+            return
+        state[blocks] = READ
+        if not _arithmetic(layer, self.slots.grids):
+            axes = (axis.tolist() for axis in _indices(blocks, shape))
+            keys = set(zip(repeat(layer.output, len(blocks)), *axes))
+            yield self._listed(name, _culled(layer, keys), {})
+            return
+        inputs = self._block_inputs(layer, _indices(blocks, shape), len(blocks))
+        self.slots.want(inputs[inputs < len(self.slots.state)])
+        counts = [inputs.shape[1]] * len(blocks)
+        yield Chunk(
+            name, layer.output, shape, blocks, [], start + blocks, inputs.ravel(), counts
+        )
+
+    def _block_inputs(self, layer: Blockwise, axes: Sequence[Numbers], blocks: int) -> Numbers:
+        """Slots of the inputs of each block, one row a block."""
+        axis_of = dict(zip(layer.output_indices, axes))
+        columns = [np.empty((blocks, 0), np.int64)]
+        for argument, indices in dict.fromkeys(layer.indices):
+            if isinstance(argument, TaskRef):
+                columns.append(np.broadcast_to(self.slots.want_keys([argument.key]), (blocks, 1)))
+            elif indices is not None and argument not in layer.io_deps:
+                start, shape = self.slots.grids[argument]
+                column = np.full((blocks, 1), start)
+                for index, length, stride in zip(indices, shape, _strides(shape)):
+                    if length == 1:  # the same block for all, as in broadcasting
+                        continue
+                    if index in axis_of:
+                        column = column + stride * axis_of[index][:, np.newaxis]
+                    else:  # contracted: all blocks along this axis
+                        along = stride * np.arange(layer.dims[index])
+                        column = (column[:, :, np.newaxis] + along).reshape(blocks, -1)
+                columns.append(column)
+        return np.hstack(columns)
+
+    def _listed(
+        self, name: str, found: Mapping[Key, Collection[Key]], marks: dict[Key, Annotations]
+    ) -> Chunk:
+        """Tasks whose keys and inputs were read one by one."""
+        keys = list(found)
+        if any(key in found for inputs in found.values() for key in inputs):
+            keys = toposort(found)
+        counts = [len(found[key]) for key in keys]
+        inputs = self.slots.want_keys([*chain.from_iterable(map(found.__getitem__, keys))])
+        slots = self.slots.of(keys)
+        self.slots.state[slots[slots < len(self.slots.state)]] = READ
+        for key in keys:
+            if waiting := self.slots.waiting.get(name_of(key)):
+                waiting.discard(key)
+        return Chunk(name, name, (), None, keys, slots, inputs, counts, marks)
+
+    def _numbered(self) -> Edges:
+        outside = [*self._wanted(dict.fromkeys((*self.slots.grids, *self.slots.waiting)))]
+        chunks = self._inputs_first(self.chunks[::-1])
+        slots = np.concatenate([self.slots.of(outside), *(chunk.slots for chunk in chunks)])
+        number = np.empty(self.slots.count, np.int64)
+        number[slots] = np.arange(len(slots))
+        inputs = [number[chunk.inputs] for chunk in chunks]
+        counts = [*repeat(0, len(outside)), *chain.from_iterable(c.counts for c in chunks)]
+        first = len(outside)
+        for chunk in chunks:
+            chunk.first = first
+            first += len(chunk)
+            chunk.slots = chunk.inputs = NONE
+        return Edges(chunks, outside, _as_array(inputs), counts)
+
+    def _inputs_first(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Order chunks so that each comes after those it needs, or cut them where it must be."""
+        for in_order in (chunks, _sorted_chunks(chunks, self.slots.count)):
+            if _is_sorted(in_order, self.slots.count):
+                return in_order
+        return _cut_chunks(chunks, self.slots.count)
+
+
+def _sorted_chunks(chunks: list[Chunk], slots: int) -> list[Chunk]:
+    """Chunks, each after those it needs, as far as they do not need each other."""
+    chunk_of = np.full(slots, -1)
+    for number, chunk in enumerate(chunks):
+        chunk_of[chunk.slots] = number
+    needs = {
+        number: set(np.unique(chunk_of[chunk.inputs]).tolist()) - {number}
+        for number, chunk in enumerate(chunks)
+    }
+    return [chunks[number] for number in toposort(needs)]
+
+
+def _is_sorted(chunks: Iterable[Chunk], slots: int) -> bool:
+    """Whether every task comes after its inputs."""
+    chunks = list(chunks)
+    order = np.concatenate([NONE, *(chunk.slots for chunk in chunks)])
+    rank = np.full(slots, -1)
+    rank[order] = np.arange(len(order))
+    return all(
+        (rank[chunk.inputs] < np.repeat(rank[chunk.slots], chunk.counts)).all() for chunk in chunks
+    )
+
+
+def _cut_chunks(chunks: list[Chunk], slots: int) -> list[Chunk]:
+    """Cut chunks that need each other, by different tasks.
+
+    Raises
+    ------
+    GraphCycle
+        Tasks need each other.
+    """
+    keys = [key for chunk in chunks for key in chunk.keys()]
+    order = np.concatenate([chunk.slots for chunk in chunks])
+    counts = [*chain.from_iterable(chunk.counts for chunk in chunks)]
+    number = np.full(slots, -1)
+    number[order] = np.arange(len(order))
+    inputs = number[np.concatenate([chunk.inputs for chunk in chunks])]
+    ends = np.cumsum([0, *counts]).tolist()
+    own = [inputs[start:end] for start, end in pairwise(ends)]
+    tasks = TaskGraph.interned(
+        {key: [keys[i] for i in mine.tolist() if i >= 0] for key, mine in zip(keys, own)}
+    )
+    layer_of = [chunk.layer for chunk in chunks for _ in chunk.counts]
+    marks = {key: mark for chunk in chunks for key, mark in chunk.marks.items()}
+    all_inputs = np.concatenate([chunk.inputs for chunk in chunks])
+    cut = []
+    for layer, group in groupby(tasks.order, key=layer_of.__getitem__):
+        part = list(group)
+        listed = [keys[i] for i in part]
+        part_inputs = np.concatenate([all_inputs[ends[i] : ends[i + 1]] for i in part])
+        part_marks = {key: marks[key] for key in listed if key in marks}
+        part_counts = [counts[i] for i in part]
+        cut.append(
+            Chunk(layer, layer, (), None, listed, order[part], part_inputs, part_counts, part_marks)
+        )
+    return cut
+
+
+def _as_array(parts: Sequence[Numbers]) -> array[int]:
+    """Many numbers in one sequence, which takes less memory than a list."""
+    numbers = array("q")
+    for part in parts:
+        numbers.frombytes(part.astype(np.int64, copy=False).tobytes())
+    return numbers
+
+
+def _grid_shapes(graph: HighLevelGraph) -> dict[Hashable, tuple[int, ...]]:
+    """The collections that Blockwise layers speak of, with their number of blocks by axis.
+
+    Collections of which layers say different things are left out.
+    """
+    shapes: dict[Hashable, tuple[int, ...]] = {}
+    differing: set[Hashable] = set()
+    for layer in graph.layers.values():
+        if not isinstance(layer, Blockwise):
+            continue
+        said = {name: tuple(n) for name, n in layer.numblocks.items() if name not in layer.io_deps}
+        said[layer.output] = tuple(layer.dims[index] for index in layer.output_indices)
+        for name, shape in said.items():
+            if shapes.setdefault(name, shape) != shape:
+                differing.add(name)
+    return {name: shape for name, shape in shapes.items() if name not in differing}
+
+
+def _arithmetic(layer: Blockwise, grids: Collection[Hashable]) -> bool:
+    """Whether the inputs of all blocks follow from their indices."""
+    if any(dependency.produces_keys for dependency in layer.io_deps.values()):
+        return False
+    return all(
+        isinstance(argument, TaskRef)
+        or indices is None
+        or argument in layer.io_deps
+        or argument in grids
+        for argument, indices in layer.indices
+    )
+
+
+def _culled(layer: Blockwise, keys: set[Key]) -> Mapping[Key, Collection[Key]]:
+    """The inputs of some blocks, as Dask tells them."""
+    # Older versions of Dask see single keys among the arguments only if they are told them.
+    single = {argument.key for argument, _ in layer.indices if isinstance(argument, TaskRef)}
+    edges: Mapping[Key, Collection[Key]] = layer.cull(keys, single)[1]
+    return edges
+
+
+def _written(
+    layer: Mapping[Key, Any], keys: Iterable[Key], known: Collection[Key]
+) -> tuple[dict[Key, Collection[Key]], dict[Key, Annotations]]:
+    """Tasks of a layer that `keys` need inside it, with their inputs and what they carry."""
+    stack = list(keys)
+    found: dict[Key, Collection[Key]] = {}
+    marks: dict[Key, Annotations] = {}
+    while stack:
+        key = stack.pop()
+        if key in found:
+            continue
+        task = layer[key]
+        if isinstance(task, GraphNode):
+            found[key] = task.dependencies
+            if mark := mark_of(task):
+                marks[key] = mark
+        elif isinstance(task, TaskRef):
+            # A future: data in memory. Under its own key there is nothing left to run.
+            if task.key == key:
+                continue
+            found[key] = {task.key}
+        else:
+            found[key] = keys_in_tasks(known, [task])
+        for needed in found[key]:
+            if needed in layer:
+                stack.append(needed)
+    return found, marks
+
+
+def _keys_for_legacy_tasks(graph: HighLevelGraph) -> Collection[Key]:
+    # Only tasks written as plain tuples need to be told which of their arguments are keys.
+    if any(map(has_legacy_tasks, graph.layers.values())):
+        return graph.get_all_external_keys()
+    return ()
+
+
+def has_legacy_tasks(layer: Layer) -> bool:
+    """Whether a layer holds tasks in the old form, a tuple of a function and its arguments."""
+    if isinstance(layer, Blockwise):
+        return False
+    return any(not isinstance(task, GraphNode) for task in layer.values())
+
+
+def mark_of(task: Any) -> Annotations:
+    """The annotations that a task carries itself, also inside of one that only renames it."""
+    while isinstance(task, Task):
+        if isinstance(task.func, partial):
+            mark: Annotations = task.func.__dict__.get(MARK, {})
+            return mark
+        if getattr(task.func, "__qualname__", "") != "ProhibitReuse._identity":
+            return {}
+        (task,) = task.args
+    return {}
+
+
+def _mask(blocks: Collection[tuple[int, ...]], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    mask = np.zeros(shape, bool)
+    mask[tuple(np.array([*blocks], np.int64).reshape(len(blocks), len(shape)).T)] = True
+    return mask.ravel()
+
+
+def _indices(blocks: Numbers, shape: tuple[int, ...]) -> tuple[Numbers, ...]:
+    """Index along each axis, of blocks given by their place in a grid."""
+    return tuple(np.unravel_index(blocks, shape)) if shape else ()
+
+
+def _strides(shape: Sequence[int]) -> list[int]:
+    """How far apart in a grid blocks are that are neighbours along each axis."""
+    return [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def name_of(key: Key) -> Hashable:
+    """The name of the collection that a key belongs to."""
+    return key[0] if type(key) is tuple and key else key
+
+
+def toposort(dependencies: Mapping[K, Collection[K]]) -> list[K]:
+    """Keys, each after those that it depends on; those in a circle last, as they came."""
+    order = sortable(dependencies)
+    if len(order) < len(dependencies):
+        placed = set(order)
+        order += [key for key in dependencies if key not in placed]
+    return order
+
+
+def sortable(dependencies: Mapping[K, Collection[K]]) -> list[K]:
+    """Keys, each after those that it depends on, without those in or behind a circle."""
+    waiting: dict[K, int] = {}
+    consumers: defaultdict[K, list[K]] = defaultdict(list)
+    for key, inputs in dependencies.items():
+        known = [k for k in inputs if k in dependencies and k != key]
+        waiting[key] = len(known)
+        for k in known:
+            consumers[k].append(key)
+    order = [key for key, count in waiting.items() if not count]
+    for key in order:
+        for consumer in consumers[key]:
+            waiting[consumer] -= 1
+            if not waiting[consumer]:
+                order.append(consumer)
+    return order
