@@ -14,12 +14,21 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Collection,
+    Container,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+)
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, groupby, pairwise, product, repeat
 from math import prod
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +51,9 @@ UNWANTED, WANTED, READ = 0, 1, 2
 
 NONE: Numbers = np.empty(0, np.int64)
 
+#: So few keys are looked up one by one.
+FEW = 16
+
 K = TypeVar("K", bound=Hashable)
 
 
@@ -50,13 +62,13 @@ class Chunk:
     """Tasks of one layer that were read together."""
 
     layer: str
-    name: Hashable  #: the collection that blocks belong to
     shape: tuple[int, ...]  #: number of blocks along each axis
     blocks: Numbers | None  #: places in the grid; None = no blocks, but `listed` keys
     listed: list[Key]
     slots: Numbers
     inputs: Numbers  #: slots of the inputs of the first task, then of the second, and so on
     counts: Sequence[int]  #: how many inputs each task has
+    names: Set[Hashable]  #: the collections that the keys belong to, and perhaps others
     marks: dict[Key, Annotations] = field(default_factory=dict)  #: what tasks carry themselves
     first: int = 0  #: number of the first of these tasks
 
@@ -73,18 +85,16 @@ class Chunk:
         if self.blocks is None:
             return self.listed
         if len(self.blocks) == prod(self.shape):
-            return list(product((self.name,), *map(range, self.shape)))
-        axes = (axis.tolist() for axis in _indices(self.blocks, self.shape))
-        return list(zip(repeat(self.name, len(self)), *axes))
+            return list(product(self.names, *map(range, self.shape)))
+        (name,) = self.names
+        return list(_block_keys(name, self.blocks, self.shape))
 
     def numbers_of(self, name: Hashable) -> Iterable[tuple[int, Key]]:
         """Those of these tasks that belong to a collection, with their keys."""
-        if self.blocks is None:
-            for number, key in zip(self.numbers, self.listed):
+        if name in self.names:
+            for number, key in zip(self.numbers, self.keys()):
                 if name_of(key) == name:
                     yield number, key
-        elif self.name == name:
-            yield from zip(self.numbers, self.keys())
 
 
 @dataclass
@@ -145,17 +155,28 @@ class Slots:
     def want_keys(self, keys: Sequence[Key]) -> Numbers:
         """Give the slots of keys, and want them unless they were read."""
         slots = self.of(keys)
-        if self.grids:
-            self.want(slots[slots < len(self.state)])
+        blocks = slots[slots < len(self.state)] if self.grids else NONE
+        if len(blocks):
+            self.want(blocks)
         return slots
 
     def of(self, keys: Sequence[Key]) -> Numbers:
         """Give the slot of each key; those that are met for the first time wait to be read."""
-        if len(keys) > 16 and len(names := set(map(name_of, keys))) == 1:
-            (name,) = names
-            if name in self.grids and (blocks := self._blocks(name, keys)) is not None:
-                return blocks
-        return np.fromiter(map(self._of, keys), np.int64, len(keys))
+        if len(keys) <= FEW:
+            return np.array([*map(self._of, keys)], np.int64)
+        names = [key[0] if type(key) is tuple and key else key for key in keys]
+        slots = np.empty(len(keys), np.int64)
+        rest: Sequence[int] = range(len(keys))
+        # Blocks of one array at once, where that is worth it: each array takes a look at all keys.
+        for name in self.grids.keys() & names:
+            own = [i for i in rest if names[i] == name]
+            blocks = self._blocks(name, [keys[i] for i in own]) if len(own) > FEW else None
+            if blocks is not None:
+                slots[own] = blocks
+                rest = [i for i in rest if names[i] != name]
+        for i in rest:
+            slots[i] = self._of(keys[i])
+        return slots
 
     def _of(self, key: Key) -> int:
         slot = self.loose.get(key)
@@ -182,7 +203,7 @@ class Slots:
     def _blocks(self, name: Hashable, keys: Sequence[Key]) -> Numbers | None:
         """Slots of many blocks of one grid; None if not all of them are in it."""
         start, shape = self.grids[name]
-        if any(type(key) is not tuple or len(key) != 1 + len(shape) for key in keys):
+        if set(map(type, keys)) != {tuple} or set(map(len, keys)) != {1 + len(shape)}:  # type: ignore[arg-type]
             return None
         if not shape:
             return np.full(len(keys), start)
@@ -198,8 +219,12 @@ class _Reader:
     def __init__(self, graph: HighLevelGraph) -> None:
         self.graph = graph
         self.slots = Slots(_grid_shapes(graph))
-        self.known = _keys_for_legacy_tasks(graph)
-        self.names: dict[str, set[Hashable]] = {}  # of the keys in each materialised layer
+        self.names = {
+            name: {name_of(key) for key in _tasks(layer)}
+            for name, layer in graph.layers.items()
+            if not _is_symbolic(layer)
+        }
+        self.known = _Keys(graph, self.names)
         self.chunks: list[Chunk] = []  # consumers before producers
 
     def read(self, wanted: Collection[Key]) -> Edges:
@@ -216,7 +241,7 @@ class _Reader:
         return self._numbered()
 
     def _layer(self, name: str, layer: Layer) -> Iterator[Chunk]:
-        if isinstance(layer, Blockwise) and not layer.is_materialized():
+        if _is_symbolic(layer):
             if layer.output in self.slots.grids:
                 yield from self._blockwise(name, layer)
                 return
@@ -225,11 +250,10 @@ class _Reader:
             if keys:
                 yield self._listed(name, _culled(layer, keys), {})
             return
-        if name not in self.names:
-            self.names[name] = {name_of(key) for key in layer}
-        stack = [key for key in self._wanted(self.names[name]) if key in layer]
+        tasks = _tasks(layer)
+        stack = [key for key in self._wanted(self.names[name]) if key in tasks]
         if stack:
-            found, marks = _written(layer, stack, self.known)
+            found, marks = _written(tasks, stack, self.known)
             if found:
                 yield self._listed(name, found, marks)
 
@@ -240,8 +264,7 @@ class _Reader:
             if name in self.slots.grids:
                 _, shape = self.slots.grids[name]
                 blocks = np.flatnonzero(self.slots.part(name) == WANTED)
-                axes = (axis.tolist() for axis in _indices(blocks, shape))
-                yield from zip(repeat(name, len(blocks)), *axes)
+                yield from _block_keys(name, blocks, shape)
 
     def _blockwise(self, name: str, layer: Blockwise) -> Iterator[Chunk]:
         start, shape = self.slots.grids[layer.output]
@@ -254,16 +277,14 @@ class _Reader:
             return
         state[blocks] = READ
         if not _arithmetic(layer, self.slots.grids):
-            axes = (axis.tolist() for axis in _indices(blocks, shape))
-            keys = set(zip(repeat(layer.output, len(blocks)), *axes))
+            keys = set(_block_keys(layer.output, blocks, shape))
             yield self._listed(name, _culled(layer, keys), {})
             return
         inputs = self._block_inputs(layer, _indices(blocks, shape), len(blocks))
         self.slots.want(inputs[inputs < len(self.slots.state)])
         counts = [inputs.shape[1]] * len(blocks)
-        yield Chunk(
-            name, layer.output, shape, blocks, [], start + blocks, inputs.ravel(), counts
-        )
+        names = {layer.output}
+        yield Chunk(name, shape, blocks, [], start + blocks, inputs.ravel(), counts, names)
 
     def _block_inputs(self, layer: Blockwise, axes: Sequence[Numbers], blocks: int) -> Numbers:
         """Slots of the inputs of each block, one row a block."""
@@ -296,56 +317,67 @@ class _Reader:
         counts = [len(found[key]) for key in keys]
         inputs = self.slots.want_keys([*chain.from_iterable(map(found.__getitem__, keys))])
         slots = self.slots.of(keys)
-        self.slots.state[slots[slots < len(self.slots.state)]] = READ
+        if self.slots.grids:
+            self.slots.state[slots[slots < len(self.slots.state)]] = READ
         for key in keys:
-            if waiting := self.slots.waiting.get(name_of(key)):
-                waiting.discard(key)
-        return Chunk(name, name, (), None, keys, slots, inputs, counts, marks)
+            self.slots.waiting[name_of(key)].discard(key)
+        names = self.names.get(name) or {name_of(key) for key in keys}
+        return Chunk(name, (), None, keys, slots, inputs, counts, names, marks)
 
     def _numbered(self) -> Edges:
         outside = [*self._wanted(dict.fromkeys((*self.slots.grids, *self.slots.waiting)))]
         chunks = self._inputs_first(self.chunks[::-1])
-        slots = np.concatenate([self.slots.of(outside), *(chunk.slots for chunk in chunks)])
+        order = _joined(chunk.slots for chunk in chunks)
         number = np.empty(self.slots.count, np.int64)
-        number[slots] = np.arange(len(slots))
-        inputs = [number[chunk.inputs] for chunk in chunks]
+        number[self.slots.of(outside)] = np.arange(len(outside))
+        number[order] = np.arange(len(outside), len(outside) + len(order))
         counts = [*repeat(0, len(outside)), *chain.from_iterable(c.counts for c in chunks)]
+        # An array of the standard library is quicker to walk than one of NumPy.
+        inputs = array("q", number[_joined(chunk.inputs for chunk in chunks)].tobytes())
         first = len(outside)
         for chunk in chunks:
             chunk.first = first
             first += len(chunk)
             chunk.slots = chunk.inputs = NONE
-        return Edges(chunks, outside, _as_array(inputs), counts)
+        return Edges(chunks, outside, inputs, counts)
 
     def _inputs_first(self, chunks: list[Chunk]) -> list[Chunk]:
         """Order chunks so that each comes after those it needs, or cut them where it must be."""
-        for in_order in (chunks, _sorted_chunks(chunks, self.slots.count)):
-            if _is_sorted(in_order, self.slots.count):
-                return in_order
+        if _is_sorted(chunks, self.slots.count):
+            return chunks
+        in_order = _sorted_chunks(chunks, self.slots.count)
+        if _is_sorted(in_order, self.slots.count):
+            return in_order
         return _cut_chunks(chunks, self.slots.count)
+
+
+def _joined(parts: Iterable[Numbers]) -> Numbers:
+    return np.concatenate([NONE, *parts])
+
+
+def _is_sorted(chunks: Collection[Chunk], slots: int) -> bool:
+    """Whether every task comes after its inputs."""
+    order = _joined(chunk.slots for chunk in chunks)
+    rank = np.full(slots, -1)
+    rank[order] = np.arange(len(order))
+    counts = np.fromiter(chain.from_iterable(chunk.counts for chunk in chunks), np.int64)
+    inputs = _joined(chunk.inputs for chunk in chunks)
+    return bool((rank[inputs] < np.repeat(np.arange(len(order)), counts)).all())
 
 
 def _sorted_chunks(chunks: list[Chunk], slots: int) -> list[Chunk]:
     """Chunks, each after those it needs, as far as they do not need each other."""
     chunk_of = np.full(slots, -1)
-    for number, chunk in enumerate(chunks):
-        chunk_of[chunk.slots] = number
-    needs = {
-        number: set(np.unique(chunk_of[chunk.inputs]).tolist()) - {number}
-        for number, chunk in enumerate(chunks)
-    }
-    return [chunks[number] for number in toposort(needs)]
-
-
-def _is_sorted(chunks: Iterable[Chunk], slots: int) -> bool:
-    """Whether every task comes after its inputs."""
-    chunks = list(chunks)
-    order = np.concatenate([NONE, *(chunk.slots for chunk in chunks)])
-    rank = np.full(slots, -1)
-    rank[order] = np.arange(len(order))
-    return all(
-        (rank[chunk.inputs] < np.repeat(rank[chunk.slots], chunk.counts)).all() for chunk in chunks
+    chunk_of[_joined(chunk.slots for chunk in chunks)] = np.repeat(
+        np.arange(len(chunks)), [len(chunk) for chunk in chunks]
     )
+    consumers = np.repeat(np.arange(len(chunks)), [len(chunk.inputs) for chunk in chunks])
+    producers = chunk_of[_joined(chunk.inputs for chunk in chunks)]
+    needs: dict[int, set[int]] = {number: set() for number in range(len(chunks))}
+    for consumer, producer in np.unique(np.stack([consumers, producers]), axis=1).T.tolist():
+        if producer not in (-1, consumer):
+            needs[consumer].add(producer)
+    return [chunks[number] for number in toposort(needs)]
 
 
 def _cut_chunks(chunks: list[Chunk], slots: int) -> list[Chunk]:
@@ -357,38 +389,30 @@ def _cut_chunks(chunks: list[Chunk], slots: int) -> list[Chunk]:
         Tasks need each other.
     """
     keys = [key for chunk in chunks for key in chunk.keys()]
-    order = np.concatenate([chunk.slots for chunk in chunks])
+    order = _joined(chunk.slots for chunk in chunks)
     counts = [*chain.from_iterable(chunk.counts for chunk in chunks)]
     number = np.full(slots, -1)
     number[order] = np.arange(len(order))
-    inputs = number[np.concatenate([chunk.inputs for chunk in chunks])]
+    all_inputs = _joined(chunk.inputs for chunk in chunks)
     ends = np.cumsum([0, *counts]).tolist()
-    own = [inputs[start:end] for start, end in pairwise(ends)]
+    own = [number[all_inputs[start:end]].tolist() for start, end in pairwise(ends)]
     tasks = TaskGraph.interned(
-        {key: [keys[i] for i in mine.tolist() if i >= 0] for key, mine in zip(keys, own)}
+        {key: [keys[i] for i in mine if i >= 0] for key, mine in zip(keys, own)}
     )
     layer_of = [chunk.layer for chunk in chunks for _ in chunk.counts]
     marks = {key: mark for chunk in chunks for key, mark in chunk.marks.items()}
-    all_inputs = np.concatenate([chunk.inputs for chunk in chunks])
     cut = []
     for layer, group in groupby(tasks.order, key=layer_of.__getitem__):
         part = list(group)
         listed = [keys[i] for i in part]
-        part_inputs = np.concatenate([all_inputs[ends[i] : ends[i + 1]] for i in part])
+        part_inputs = _joined(all_inputs[ends[i] : ends[i + 1]] for i in part)
         part_marks = {key: marks[key] for key in listed if key in marks}
         part_counts = [counts[i] for i in part]
+        names = {name_of(key) for key in listed}
         cut.append(
-            Chunk(layer, layer, (), None, listed, order[part], part_inputs, part_counts, part_marks)
+            Chunk(layer, (), None, listed, order[part], part_inputs, part_counts, names, part_marks)
         )
     return cut
-
-
-def _as_array(parts: Sequence[Numbers]) -> array[int]:
-    """Many numbers in one sequence, which takes less memory than a list."""
-    numbers = array("q")
-    for part in parts:
-        numbers.frombytes(part.astype(np.int64, copy=False).tobytes())
-    return numbers
 
 
 def _grid_shapes(graph: HighLevelGraph) -> dict[Hashable, tuple[int, ...]]:
@@ -431,7 +455,7 @@ def _culled(layer: Blockwise, keys: set[Key]) -> Mapping[Key, Collection[Key]]:
 
 
 def _written(
-    layer: Mapping[Key, Any], keys: Iterable[Key], known: Collection[Key]
+    tasks: Mapping[Key, Any], keys: Iterable[Key], known: Container[Key]
 ) -> tuple[dict[Key, Collection[Key]], dict[Key, Annotations]]:
     """Tasks of a layer that `keys` need inside it, with their inputs and what they carry."""
     stack = list(keys)
@@ -441,7 +465,7 @@ def _written(
         key = stack.pop()
         if key in found:
             continue
-        task = layer[key]
+        task = tasks[key]
         if isinstance(task, GraphNode):
             found[key] = task.dependencies
             if mark := mark_of(task):
@@ -454,23 +478,44 @@ def _written(
         else:
             found[key] = keys_in_tasks(known, [task])
         for needed in found[key]:
-            if needed in layer:
+            if needed in tasks:
                 stack.append(needed)
     return found, marks
 
 
-def _keys_for_legacy_tasks(graph: HighLevelGraph) -> Collection[Key]:
-    # Only tasks written as plain tuples need to be told which of their arguments are keys.
-    if any(map(has_legacy_tasks, graph.layers.values())):
-        return graph.get_all_external_keys()
-    return ()
+class _Keys(Container[Key]):
+    """All keys of a graph: arguments of tasks in the old form that are among them are inputs."""
+
+    def __init__(self, graph: HighLevelGraph, names: Mapping[str, Set[Hashable]]) -> None:
+        self.outputs = {layer.output for layer in graph.layers.values() if _is_symbolic(layer)}
+        self.holders: defaultdict[Hashable, list[Container[Key]]] = defaultdict(list)
+        for layer, of_layer in names.items():
+            for name in of_layer:
+                self.holders[name].append(_tasks(graph.layers[layer]))
+
+    def __contains__(self, key: Any) -> bool:
+        name = key[0] if type(key) is tuple and key else key
+        if name in self.outputs:
+            # Whatever has such a name; should it be no block, it stands for nothing that is there.
+            return name is not key
+        return name in self.holders and any(key in tasks for tasks in self.holders[name])
+
+
+def _tasks(layer: Layer) -> Mapping[Key, Any]:
+    """The tasks of a layer, without the detour through the layer's own methods."""
+    tasks: Mapping[Key, Any] = getattr(layer, "mapping", layer)
+    return tasks
+
+
+def _is_symbolic(layer: Layer) -> TypeGuard[Blockwise]:
+    return isinstance(layer, Blockwise) and not layer.is_materialized()
 
 
 def has_legacy_tasks(layer: Layer) -> bool:
     """Whether a layer holds tasks in the old form, a tuple of a function and its arguments."""
     if isinstance(layer, Blockwise):
         return False
-    return any(not isinstance(task, GraphNode) for task in layer.values())
+    return any(not isinstance(task, GraphNode) for task in _tasks(layer).values())
 
 
 def mark_of(task: Any) -> Annotations:
@@ -489,6 +534,13 @@ def _mask(blocks: Collection[tuple[int, ...]], shape: tuple[int, ...]) -> npt.ND
     mask = np.zeros(shape, bool)
     mask[tuple(np.array([*blocks], np.int64).reshape(len(blocks), len(shape)).T)] = True
     return mask.ravel()
+
+
+def _block_keys(
+    name: Hashable, blocks: Numbers, shape: tuple[int, ...]
+) -> Iterator[tuple[Any, ...]]:
+    """Keys of blocks that are given by their place in a grid."""
+    return zip(repeat(name, len(blocks)), *(axis.tolist() for axis in _indices(blocks, shape)))
 
 
 def _indices(blocks: Numbers, shape: tuple[int, ...]) -> tuple[Numbers, ...]:

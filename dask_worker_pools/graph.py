@@ -232,7 +232,6 @@ def _held_numbers(
     """
     symbolic = isinstance(layer, Blockwise) and not layer.is_materialized()
     output = layer.output if isinstance(layer, Blockwise) else name
-    own = [number for chunk in chunks for number in chunk.numbers]
     elsewhere = [
         number
         for chunk in tasks.edges.chunks
@@ -240,7 +239,9 @@ def _held_numbers(
         for number, key in chunk.numbers_of(output)
         if symbolic or key in layer
     ]
-    return own + elsewhere
+    if len(chunks) == 1 and not elsewhere:
+        return next(iter(chunks)).numbers
+    return [number for chunk in chunks for number in chunk.numbers] + elsewhere
 
 
 def _note(own: Annotations, numbers: Collection[int], layer: str, tasks: TaskGraph) -> None:

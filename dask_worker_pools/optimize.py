@@ -191,7 +191,7 @@ def _sizes_by_number(tasks: TaskGraph, told: Mapping[str, LayerSizes]) -> list[f
         if layer is None:
             sizes += [None] * len(chunk)
             continue
-        blocks = None if chunk.blocks is None else layer.of_blocks(chunk.name, chunk.blocks)
+        blocks = None if chunk.blocks is None else layer.of_blocks(*chunk.names, chunk.blocks)
         if blocks is None:
             keys = chunk.keys()
             blocks = [*map(layer.of_all(keys).get, keys)]
