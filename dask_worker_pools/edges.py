@@ -84,7 +84,7 @@ class Chunk:
         """Keys of these tasks, in the order of their numbers."""
         if self.blocks is None:
             return self.listed
-        if len(self.blocks) == prod(self.shape):
+        if np.array_equal(self.blocks, np.arange(prod(self.shape))):
             return list(product(self.names, *map(range, self.shape)))
         (name,) = self.names
         return list(_block_keys(name, self.blocks, self.shape))
@@ -165,6 +165,9 @@ class Slots:
         if len(keys) <= FEW:
             return np.array([*map(self._of, keys)], np.int64)
         names = [key[0] if type(key) is tuple and key else key for key in keys]
+        alike = names[0] in self.grids and names.count(names[0]) == len(names)
+        if alike and (blocks := self._blocks(names[0], keys)) is not None:
+            return blocks
         slots = np.empty(len(keys), np.int64)
         rest: Sequence[int] = range(len(keys))
         # Blocks of one array at once, where that is worth it: each array takes a look at all keys.
@@ -207,10 +210,13 @@ class Slots:
             return None
         if not shape:
             return np.full(len(keys), start)
-        indices = np.array([key[1:] for key in keys])  # type: ignore[index]
-        if indices.dtype.kind != "i" or (indices < 0).any() or (indices >= shape).any():
-            return None
-        return start + np.ravel_multi_index(tuple(indices.T), shape)
+        places = np.full(len(keys), start)
+        for axis, (length, stride) in enumerate(zip(shape, _strides(shape)), 1):
+            indices = np.array([key[axis] for key in keys])  # type: ignore[index]
+            if indices.dtype.kind != "i" or indices.min() < 0 or indices.max() >= length:
+                return None
+            places += stride * indices
+        return places
 
 
 class _Reader:
@@ -321,48 +327,51 @@ class _Reader:
             self.slots.state[slots[slots < len(self.slots.state)]] = READ
         for key in keys:
             self.slots.waiting[name_of(key)].discard(key)
-        names = self.names.get(name) or {name_of(key) for key in keys}
+        names = set(map(name_of, keys)) if len(keys) > FEW else self.names.get(name, {name})
+        grid = self.slots.grids.get(*names) if len(names) == 1 else None
+        if grid and slots.max() < len(self.slots.state):
+            start, shape = grid  # the keys can be told again
+            return Chunk(name, shape, slots - start, [], slots, inputs, counts, names, marks)
         return Chunk(name, (), None, keys, slots, inputs, counts, names, marks)
 
     def _numbered(self) -> Edges:
         outside = [*self._wanted(dict.fromkeys((*self.slots.grids, *self.slots.waiting)))]
-        chunks = self._inputs_first(self.chunks[::-1])
-        order = _joined(chunk.slots for chunk in chunks)
-        number = np.empty(self.slots.count, np.int64)
-        number[self.slots.of(outside)] = np.arange(len(outside))
-        number[order] = np.arange(len(outside), len(outside) + len(order))
-        counts = [*repeat(0, len(outside)), *chain.from_iterable(c.counts for c in chunks)]
-        # An array of the standard library is quicker to walk than one of NumPy.
-        inputs = array("q", number[_joined(chunk.inputs for chunk in chunks)].tobytes())
+        in_memory = self.slots.of(outside)
+        chunks = self.chunks[::-1]
+        # The way in which chunks were read is nearly always an order in which they can be run.
+        for reordered in (_sorted_chunks, _cut_chunks, None):
+            inputs, is_sorted = _input_numbers(in_memory, chunks, self.slots.count)
+            if is_sorted or reordered is None:
+                break
+            chunks = reordered(chunks, self.slots.count)
         first = len(outside)
         for chunk in chunks:
             chunk.first = first
             first += len(chunk)
             chunk.slots = chunk.inputs = NONE
-        return Edges(chunks, outside, inputs, counts)
-
-    def _inputs_first(self, chunks: list[Chunk]) -> list[Chunk]:
-        """Order chunks so that each comes after those it needs, or cut them where it must be."""
-        if _is_sorted(chunks, self.slots.count):
-            return chunks
-        in_order = _sorted_chunks(chunks, self.slots.count)
-        if _is_sorted(in_order, self.slots.count):
-            return in_order
-        return _cut_chunks(chunks, self.slots.count)
+        counts = [*repeat(0, len(outside)), *chain.from_iterable(c.counts for c in chunks)]
+        # An array of the standard library is quicker to walk than one of NumPy.
+        return Edges(chunks, outside, array("q", inputs.tobytes()), counts)
 
 
 def _joined(parts: Iterable[Numbers]) -> Numbers:
     return np.concatenate([NONE, *parts])
 
 
-def _is_sorted(chunks: Collection[Chunk], slots: int) -> bool:
-    """Whether every task comes after its inputs."""
-    order = _joined(chunk.slots for chunk in chunks)
-    rank = np.full(slots, -1)
-    rank[order] = np.arange(len(order))
-    counts = np.fromiter(chain.from_iterable(chunk.counts for chunk in chunks), np.int64)
-    inputs = _joined(chunk.inputs for chunk in chunks)
-    return bool((rank[inputs] < np.repeat(np.arange(len(order)), counts)).all())
+def _input_numbers(first: Numbers, chunks: Collection[Chunk], slots: int) -> tuple[Numbers, bool]:
+    """Number the tasks as the chunks come; say whether each task comes after its inputs."""
+    number = np.empty(slots, np.int64)
+    order = _joined((first, *(chunk.slots for chunk in chunks)))
+    number[order] = np.arange(len(order))
+    del order
+    inputs = number[_joined(chunk.inputs for chunk in chunks)]
+    is_sorted, done, task = True, 0, len(first)
+    for chunk in chunks:
+        tasks = np.repeat(np.arange(task, task + len(chunk)), chunk.counts)
+        is_sorted &= bool((inputs[done : done + len(tasks)] < tasks).all())
+        done += len(tasks)
+        task += len(chunk)
+    return inputs, is_sorted
 
 
 def _sorted_chunks(chunks: list[Chunk], slots: int) -> list[Chunk]:

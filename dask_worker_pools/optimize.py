@@ -188,14 +188,14 @@ def _sizes_by_number(tasks: TaskGraph, told: Mapping[str, LayerSizes]) -> list[f
     sizes: list[float | None] = [None] * len(tasks.edges.outside)
     for chunk in tasks.edges.chunks:
         layer = told.get(chunk.layer)
-        if layer is None:
+        if layer is None or not layer.known:
             sizes += [None] * len(chunk)
-            continue
-        blocks = None if chunk.blocks is None else layer.of_blocks(*chunk.names, chunk.blocks)
-        if blocks is None:
-            keys = chunk.keys()
-            blocks = [*map(layer.of_all(keys).get, keys)]
-        sizes += blocks
+        elif layer.uniform is not None:
+            sizes += [layer.uniform] * len(chunk)
+        elif chunk.blocks is not None and (blocks := layer.of_blocks(*chunk.names, chunk.blocks)):
+            sizes += blocks
+        else:
+            sizes += map(layer.of_all(chunk.keys()).get, chunk.keys())
     return sizes
 
 

@@ -18,6 +18,7 @@ multiplicative weights update method", Theory of Computing 8 (2012).
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from fractions import Fraction
@@ -30,6 +31,9 @@ from dask_worker_pools.placement.kinds import Kernel, Kinds, canonical
 from dask_worker_pools.placement.nets import Problem
 
 __all__ = ["balanced"]
+
+#: stands for no task
+NOBODY = -1
 
 #: rounds of the three steps, where there are more than two pools
 ROUNDS = 3
@@ -265,25 +269,29 @@ def _blocks(
     moving: bytearray, light: Sequence[bool], inputs: Sequence[int], counts: Sequence[int]
 ) -> list[list[int]]:
     """Join moving tasks along the outputs that they share unless these are light."""
-    parent = list(range(len(counts)))
-    ends = [*accumulate(counts)]
     movers = [*compress(range(len(counts)), moving)]
+    parent = [NOBODY] * len(counts)
+    for task in movers:
+        parent[task] = task
+    ends = array("q", accumulate(counts))
     for task in movers:
         own = _root(parent, task)
         for source in inputs[ends[task] - counts[task] : ends[task]]:
+            if light[source]:
+                continue
             # What does not move itself still ties its consumers together.
-            if not light[source]:
-                other = source  # as in `_root`; a call for each edge would take half of the time
-                while (above := parent[other]) != other:
-                    parent[other] = other = parent[above]
-                parent[other] = own
+            other = source if parent[source] != NOBODY else own
+            # As in `_root`; a call for each edge would take half of the time.
+            while (above := parent[other]) != other:
+                parent[other] = other = parent[above]
+            parent[other] = parent[source] = own
     blocks: dict[int, list[int]] = defaultdict(list)
     for task in movers:
         blocks[_root(parent, task)].append(task)
     return list(blocks.values())
 
 
-def _root(parent: list[int], task: int) -> int:
+def _root(parent: array[int], task: int) -> int:
     """Who stands for all tasks that `task` was joined with."""
     while (above := parent[task]) != task:
         parent[task] = task = parent[above]
@@ -297,12 +305,12 @@ def _neighbourly(kinds: Kinds, inputs: Sequence[int], counts: Sequence[int]) -> 
     """
     order = canonical(kinds)
     rank_of = [order[kind] for kind in kinds.of].__getitem__
-    ends = [*accumulate(counts)]
+    ends = array("q", accumulate(counts))
     used = bytearray(len(counts))
     for source in inputs:
         used[source] = True
     queue = sorted((task for task in range(len(counts)) if not used[task]), key=rank_of)
-    place = [-1] * len(counts)
+    place = array("q", [-1]) * len(counts)
     for task in queue:
         place[task] = 0
     for number, task in enumerate(queue):

@@ -114,10 +114,6 @@ class LayerSizes:
         list of float or None
             None in it where a size is unknown; None for all of it where sizes are listed by key.
         """
-        if self.uniform is not None:
-            return [self.uniform] * len(blocks)
-        if not self.known:
-            return [None] * len(blocks)
         if self.listed or len(self.grids) != 1 or self.grids[0].name != name:
             return None
         table = self.grids[0].table().ravel()[blocks]
