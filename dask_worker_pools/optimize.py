@@ -186,6 +186,7 @@ def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster
 def _sizes_by_number(tasks: TaskGraph, told: Mapping[str, LayerSizes]) -> list[float | None]:
     """Bytes of each task's output; None where they are unknown."""
     sizes: list[float | None] = [None] * len(tasks.edges.outside)
+    alike: dict[float | None, float | None] = {}  # equal sizes are one object, to save memory
     for chunk in tasks.edges.chunks:
         layer = told.get(chunk.layer)
         if layer is None or not layer.known:
@@ -195,7 +196,9 @@ def _sizes_by_number(tasks: TaskGraph, told: Mapping[str, LayerSizes]) -> list[f
         elif chunk.blocks is not None and (blocks := layer.of_blocks(*chunk.names, chunk.blocks)):
             sizes += blocks
         else:
-            sizes += map(layer.of_all(chunk.keys()).get, chunk.keys())
+            keys = chunk.keys()
+            listed = map(layer.of_all(keys).get, keys)
+            sizes += (alike.setdefault(size, size) for size in listed)
     return sizes
 
 
