@@ -1,94 +1,112 @@
-"""Cost of planning, beside what Dask spends on writing out and ordering the same graph.
+"""Cost of planning, beside what Dask itself spends on the same graph in the same run.
 
-Run as ``python -m benchmarks.planning [tasks, default 100000] [shape …]``. Every figure is a ratio
-of processor time measured in this one run, in this one process: the machine may be busy.
+Run as ``python -m benchmarks.planning [tasks, default 100000] [shape …]``; ``--pools 20`` divides
+the arrays of the shapes that allow it among so many pools; ``--growth`` measures at a hundredth, a
+tenth and all of the tasks; ``--whole`` measures the whole pass too.
+
+Every figure is a ratio of processor time or memory, measured in this one process. *Dask* is what it
+spends on writing out the graph, converting and ordering it.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
-import sys
 import tracemalloc
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import exp, fsum, log
 from time import process_time
 from typing import Any
 
 import dask.array as da
 from dask._task_spec import convert_legacy_graph
+from dask.array.optimization import optimize
 from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
 from dask.order import order
 from dask.utils import ensure_dict
 
 from dask_worker_pools import pool
 from dask_worker_pools.collection import plan_pools
 from dask_worker_pools.graph import read
-from dask_worker_pools.placement import place
-from dask_worker_pools.sizes import output_sizes
+from dask_worker_pools.optimize import Pass, chosen_pools, told_sizes
+from dask_worker_pools.options import Options
 
 
-def readme(n: int) -> Any:
+def readme(n: int, pools: int) -> Any:
     """The README's example: one large array, one of a row of blocks."""
-    with pool("A"):
-        a = da.zeros((n, n), chunks=1)
-    with pool("B"):
-        b = da.ones(n, chunks=1)
+    a, b = square(n, pools, first=0), square(n, pools, first=1, rows=1)[0]
     return [(a - 1).sum(), b - a.mean()]
 
 
-def equal(n: int) -> Any:
+def equal(n: int, pools: int) -> Any:
     """Two equal arrays added, and the mean of the sum."""
-    with pool("A"):
-        a = da.zeros((n, n), chunks=1)
-    with pool("B"):
-        b = da.ones((n, n), chunks=1)
-    return [(a + b).mean()]
+    return [(square(n, pools, first=0) + square(n, pools, first=1)).mean()]
 
 
-def outer(n: int) -> Any:
+def outer(n: int, pools: int) -> Any:
     """A small array that is spread before it meets a large one."""
-    with pool("A"):
-        a = da.zeros(n, chunks=1)
-    with pool("B"):
-        b = da.ones((n, n), chunks=1)
+    a, b = square(n, pools, first=0, rows=1)[0], square(n, pools, first=1)
     return [(a[:, None] * da.full((1, n), 2.0, chunks=1) + b).sum()]
 
 
-def stencil(n: int) -> Any:
-    """Neighbours across the boundary of two halves."""
-    with pool("A"):
-        a = da.zeros((n // 2, n), chunks=2)
-    with pool("B"):
-        b = da.ones((n - n // 2, n), chunks=2)
-    both = da.concatenate([a, b])
+def stencil(n: int, pools: int) -> Any:
+    """Neighbours across the boundaries of the pools' parts."""
+    parts = []
+    for number in range(pools):
+        with pool(f"rows-{number}"):
+            parts.append(da.full((max(2, n // pools), n), float(number), chunks=2))
+    both = da.concatenate(parts)
     return [both[1:] - both[:-1]]
 
 
-def matmul(n: int) -> Any:
+def matmul(n: int, pools: int) -> Any:
     """A product of arrays in two pools, plus one of a third."""
     k = max(2, round(n ** (2 / 3)))
-    with pool("A"):
-        a = da.zeros((k, k), chunks=1)
-    with pool("B"):
-        b = da.ones((k, k), chunks=1)
-    with pool("C"):
-        c = da.full((k, k), 3.0, chunks=1)
+    a, b, c = (square(k, pools, first=first) for first in range(3))
     return [a @ b.T + c]
 
 
-def five_sites(n: int) -> Any:
-    """Map and reduce over an array whose parts lie in five pools."""
-    parts = []
-    for number in range(5):
-        with pool(f"site-{number}"):
-            parts.append(da.full((max(1, n // 5), n), float(number), chunks=1))
-    both = da.concatenate(parts)
-    return [((both - both.mean()) ** 2).sum()]
+def five_sites(n: int, pools: int) -> Any:
+    """Map and reduce over an array whose parts lie in five pools, or in more."""
+    sites = max(5, pools)
+    whole = square(max(sites, n), sites, first=0)
+    return [((whole - whole.mean()) ** 2).sum()]
 
 
-SHAPES: dict[str, Callable[[int], Any]] = {
+def square(n: int, pools: int, *, first: int, rows: int | None = None) -> Any:
+    """Blocks of one element, in one pool, or with many pools dealt out among them by rows."""
+    rows = n if rows is None else rows
+    parts = 1 if pools < 5 or rows < pools else pools
+    made = []
+    for number in range(parts):
+        size = rows // parts + (number < rows % parts)
+        with pool(f"site-{(first + number) % max(3, pools)}"):
+            made.append(da.full((size, n), float(first + number), chunks=1))
+    return da.concatenate(made) if parts > 1 else made[0]
+
+
+SHAPES: dict[str, Callable[[int, int], Any]] = {
     build.__name__: build for build in (readme, equal, outer, stencil, matmul, five_sites)
 }
+
+
+@dataclass
+class Cost:
+    """What a graph costs, in seconds of processor time and in bytes."""
+
+    tasks: int
+    dask: float
+    read: float
+    sizes: float
+    place: float  #: with the default balance
+
+    @property
+    def planning(self) -> float:
+        """Planning over Dask's own time."""
+        return (self.read + self.sizes + self.place) / self.dask
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -102,74 +120,120 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
         gc.enable()
 
 
-def merged(collections: list[Any]) -> tuple[Any, list[Any]]:
-    from dask.highlevelgraph import HighLevelGraph
-
+def merged(collections: list[Any]) -> tuple[HighLevelGraph, list[Any]]:
     graph = HighLevelGraph.merge(*(x.dask for x in collections))
     return graph, [key for x in collections for key in flatten(x.__dask_keys__())]
 
 
-def sized(build: Callable[[int], Any], tasks: int) -> int:
+def written_out(graph: HighLevelGraph) -> Any:
+    return convert_legacy_graph(ensure_dict(graph))
+
+
+def sized(build: Callable[[int, int], Any], pools: int, tasks: int) -> int:
     """The size at which a shape has about as many tasks as asked for."""
-    n = 10
-    count = len(ensure_dict(merged(build(n))[0]))
-    while count < tasks:
-        n = round(n * max(1.1, (tasks / count) ** 0.5))
-        count = len(ensure_dict(merged(build(n))[0])) if n < 400 else tasks
-    return n
+    small = max(40, 2 * pools)
+    count = len(ensure_dict(merged(build(small, pools))[0]))
+    return max(small // 2, round(small * (tasks / count) ** 0.5))
 
 
-def measure(name: str, tasks: int) -> float:
+def measure(name: str, pools: int, tasks: int) -> Cost:
     build = SHAPES[name]
-    n = sized(build, tasks)
-    graph, keys = merged(build(n))
-    dask_time, raw = timed(lambda: convert_legacy_graph(ensure_dict(graph)))
-    order_time, _ = timed(lambda: order(raw))
-    dask_time += order_time
-    graph, keys = merged(build(n))
-    read_time, found = timed(lambda: read(graph, keys))
-    size_time, sizes = timed(lambda: output_sizes(graph, found.keys).nbytes)
-    place_time, _ = timed(lambda: place(found.dependencies, found.pins, sizes))
-    plan_time, _ = timed(lambda: plan_pools(*build(n)))
-    total = read_time + size_time + place_time
-    print(
-        f"{name:12s} {len(raw):9,d} tasks  dask {dask_time:6.2f} s"
-        f"   read {read_time / dask_time:6.1%}  sizes {size_time / dask_time:6.1%}"
-        f"  place {place_time / dask_time:6.1%}  sum {total / dask_time:6.1%}"
-        f"   plan_pools (balanced) {plan_time / dask_time:6.1%}",
-        flush=True,
+    n = sized(build, pools, tasks)
+    graph, _ = merged(build(n, pools))
+    seconds, raw = timed(lambda: written_out(graph))
+    ordering, _ = timed(lambda: order(raw))
+    count = len(raw)
+    del raw
+    graph, keys = merged(build(n, pools))
+    reading, found = timed(lambda: read(graph, keys))
+    sizing, sizes = timed(lambda: told_sizes(graph, found))
+    placing, _ = timed(lambda: chosen_pools(found, sizes, None, {}, Options().balance))
+    return Cost(count, seconds + ordering, reading, sizing, placing)
+
+
+def whole_pass(name: str, pools: int, tasks: int) -> str:
+    """The pass with fusion and all, beside Dask's own optimisation and the tasks that it leaves."""
+    build = SHAPES[name]
+    n = sized(build, pools, tasks)
+    graph, keys = merged(build(n, pools))
+    theirs, optimized = timed(lambda: ensure_dict(optimize(graph, keys)))
+    left = len(optimized)
+    del optimized
+    graph, keys = merged(build(n, pools))
+    # As on a cluster, but one of which nothing is known.
+    ours, planned = timed(lambda: Pass(clients=frozenset({"nobody"}))(graph, keys))
+    return (
+        f"   pass {ours / theirs:5.2f} × Dask's optimisation,"
+        f" tasks {len(ensure_dict(planned)):,d} (Dask {left:,d})"
     )
-    return total / dask_time
 
 
-def memory(name: str, tasks: int) -> float:
+def memory(name: str, pools: int, tasks: int) -> float:
     """Peak memory of planning over that of the graph, written out."""
     build = SHAPES[name]
-    n = sized(build, tasks)
-    graph, _ = merged(build(n))
+    n = sized(build, pools, tasks)
     tracemalloc.start()
-    raw = convert_legacy_graph(ensure_dict(graph))
+    raw = written_out(merged(build(n, pools))[0])
     held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     del raw
+    collections = build(n, pools)
     gc.collect()
-    before, _ = tracemalloc.get_traced_memory()
-    tracemalloc.reset_peak()
-    plan_pools(*build(n))
+    tracemalloc.start()
+    plan = plan_pools(*collections)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return (peak - before) / held
+    del plan
+    return peak / held
 
 
-def main(tasks: int = 100_000, *names: str) -> None:
-    ratios = [measure(name, tasks) for name in names or SHAPES]
-    mean = exp(fsum(map(log, ratios)) / len(ratios))
-    print(f"geometric mean {mean:.1%}, worst {max(ratios):.1%}")
-    for name in names or SHAPES:
-        part = memory(name, tasks // 10)
+def geometric_mean(ratios: list[float]) -> float:
+    return exp(fsum(map(log, ratios)) / len(ratios))
+
+
+def report(names: list[str], pools: int, tasks: int, whole: bool) -> None:
+    ratios, places = [], []
+    for name in names:
+        cost = measure(name, pools, tasks)
+        ratios.append(cost.planning)
+        places.append(cost.place / cost.dask)
+        peak = memory(name, pools, min(tasks, 100_000))
         print(
-            f"{name:12s} {tasks // 10:9,d} tasks  peak memory of plan_pools {part:.0%} of the graph"
+            f"{name:12s} {cost.tasks:9,d} tasks  Dask {cost.dask / cost.tasks * 1e6:5.1f} µs each"
+            f"   read {cost.read / cost.dask:5.1%}  sizes {cost.sizes / cost.dask:5.1%}"
+            f"  place {places[-1]:5.1%}  planning {ratios[-1]:5.1%}   peak memory {peak:5.1%}"
+            + (whole_pass(name, pools, tasks) if whole else ""),
+            flush=True,
         )
+    print(f"planning: geometric mean {geometric_mean(ratios):.1%}, worst {max(ratios):.1%}")
+    print(f"placing: geometric mean {geometric_mean(places):.1%}, worst {max(places):.1%}")
+
+
+def growth(names: list[str], pools: int, tasks: int) -> None:
+    for name in names:
+        costs = [measure(name, pools, tasks // part) for part in (100, 10, 1)]
+        each = [c.planning * c.dask / c.tasks * 1e6 for c in costs]
+        texts = (f"{c.tasks:,d} tasks {e:.1f} µs each" for c, e in zip(costs, each))
+        print(f"{name:12s} {', '.join(texts)}: {each[-1] / each[0]:.2f} ×", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("tasks", nargs="?", type=int, default=100_000)
+    parser.add_argument("shapes", nargs="*", metavar="shape", help=", ".join(SHAPES))
+    parser.add_argument("--pools", type=int, default=2)
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--whole", action="store_true")
+    asked = parser.parse_args()
+    warnings.filterwarnings("ignore", "Increasing number of chunks")
+    names = asked.shapes or list(SHAPES)
+    if unknown := set(names) - SHAPES.keys():
+        parser.error(f"no such shape: {sorted(unknown)}; there are {list(SHAPES)}")
+    if asked.growth:
+        growth(names, asked.pools, asked.tasks)
+    else:
+        report(names, asked.pools, asked.tasks, asked.whole)
 
 
 if __name__ == "__main__":
-    main(*(int(text) if text.isdigit() else text for text in sys.argv[1:]))  # type: ignore[arg-type]
+    main()

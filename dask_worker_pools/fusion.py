@@ -128,7 +128,8 @@ def _fuse_layers(
     graph: HighLevelGraph, tasks: KeyedTasks, pools: Pools, outputs: Collection[Key]
 ) -> Tasks:
     """Fuse as Dask fuses layers, then again without the edges that cross pools."""
-    fused = _dasks_choice(_with_all_dependencies(graph, tasks), outputs)
+    complete = _with_all_dependencies(graph, tasks)
+    fused = _dasks_choice(complete, [*outputs, *_leaving(complete, tasks, pools)])
     done = Tasks(annotations=dict(tasks.annotations))
     for name in [name for name in fused.layers if name in tasks.keys]:
         members = _members(name, graph, fused)
@@ -162,6 +163,19 @@ def _dasks_choice(graph: HighLevelGraph, outputs: Collection[Key]) -> HighLevelG
     fused = fuse_roots(fused, keys=list(outputs))
     assert isinstance(fused, HighLevelGraph)
     return fused
+
+
+def _leaving(graph: HighLevelGraph, tasks: KeyedTasks, pools: Pools) -> Iterator[str]:
+    """Layers that are in one pool as a whole, and needed by a layer that is not all there.
+
+    What they make crosses, or is a task of its own anyway. Dask need not fuse them with what is in
+    other pools, only for them to be taken out again task by task.
+    """
+    places = {name: set(map(pools.__getitem__, keys)) for name, keys in tasks.keys.items()}
+    for name in places:
+        for needed in graph.dependencies[name]:
+            if len(there := places.get(needed, ())) == 1 and there != places[name]:
+                yield needed
 
 
 def _with_all_dependencies(graph: HighLevelGraph, tasks: KeyedTasks) -> HighLevelGraph:

@@ -8,7 +8,7 @@ annotations of the tasks that will be submitted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -32,7 +32,6 @@ from dask_worker_pools.cluster import (
 )
 from dask_worker_pools.fusion import Optimization, Tasks, fuse
 from dask_worker_pools.graph import (
-    KeyedTasks,
     TaskGraph,
     as_high_level,
     layer_annotations,
@@ -43,10 +42,10 @@ from dask_worker_pools.graph import (
 from dask_worker_pools.kinds import Kind, outputs_by_kind
 from dask_worker_pools.landing import add_landings
 from dask_worker_pools.lazy import Later
-from dask_worker_pools.options import Missing, Options
+from dask_worker_pools.options import LinkCost, Missing, Options
 from dask_worker_pools.placement import Pools, place_numbered
 from dask_worker_pools.plan import Plan
-from dask_worker_pools.sizes import LayerSizes, layer_sizes
+from dask_worker_pools.sizes import layer_sizes
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -147,59 +146,80 @@ def _check_missing(
 
 def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster: Cluster) -> Plan:
     """Choose a pool for every task of a graph."""
-    known = {*tasks.pools(), *cluster.capacity}
-    link_cost = options.links(cluster.names, known)
-    # Without a pin there is nothing to choose, and no size to know.
-    near = bool(tasks.pinned or tasks.allowed)
-    told = layer_sizes(graph, {chunk.layer for chunk in tasks.edges.chunks}) if near else {}
-    sizes = _sizes_by_number(tasks, told)
-    pools = Pools.gathered(tasks.pinned, tasks.allowed, link_cost, cluster.capacity)
-    labels = place_numbered(
-        tasks.edges.inputs,
-        tasks.edges.counts,
-        sizes,
-        tasks.pinned,
-        pools,
-        outside=range(len(tasks.edges.outside)),
-        allowed=tasks.allowed,
-        blocked=tasks.blocked,
-        balance=options.balance,
-        key_of=lambda number: tasks.key_of[number],
-    )
-    names = pools.label_names
+    told = told_sizes(graph, tasks)
+    link_cost = options.links(cluster.names, {*tasks.pools(), *cluster.capacity})
+    pools = chosen_pools(tasks, told, link_cost, cluster.capacity, options.balance)
     first = len(tasks.edges.outside)
     return Plan(
-        pools=Later(lambda: dict(zip(tasks.key_of[first:], [names[n] for n in labels[first:]]))),
+        pools=Later(lambda: dict(zip(tasks.key_of[first:], pools[first:]))),
         dependencies=Later(lambda: tasks.dependencies),
         layer_of=Later(lambda: tasks.by_key.layer_of),
-        sizes=Later(lambda: {k: n for k, n in zip(tasks.key_of, sizes) if n is not None}),
+        sizes=Later(lambda: {k: n for k, n in zip(tasks.key_of, told.nbytes) if n is not None}),
         pinned=Later(lambda: tasks.pins),
         blocked=tasks.blocked_keys(),
-        sources={name: sizes.source for name, sizes in told.items()},
-        counting=near and not any(sizes.known for sizes in told.values()),
+        sources=told.sources,
+        counting=told.counting,
         link_cost=link_cost,
         capacity=cluster.capacity,
         allowed=tasks.allowed_by_key(),
     )
 
 
-def _sizes_by_number(tasks: TaskGraph, told: Mapping[str, LayerSizes]) -> list[float | None]:
-    """Bytes of each task's output; None where they are unknown."""
-    sizes: list[float | None] = [None] * len(tasks.edges.outside)
+def chosen_pools(
+    tasks: TaskGraph,
+    told: ToldSizes,
+    link_cost: LinkCost | None,
+    capacity: Mapping[str, float],
+    balance: float,
+) -> Sequence[str | None]:
+    """Choose a pool, or none, for every task, by number."""
+    pools = Pools.gathered(tasks.pinned, tasks.allowed, link_cost, capacity)
+    labels = place_numbered(
+        tasks.edges.inputs,
+        tasks.edges.counts,
+        told.nbytes,
+        tasks.pinned,
+        pools,
+        outside=range(len(tasks.edges.outside)),
+        allowed=tasks.allowed,
+        blocked=tasks.blocked,
+        balance=balance,
+        key_of=lambda number: tasks.key_of[number],
+    )
+    return [*map(pools.label_names.__getitem__, labels)]
+
+
+@dataclass(frozen=True)
+class ToldSizes:
+    """Bytes of outputs, by the number of the task."""
+
+    nbytes: list[float | None]  #: None where they are unknown
+    sources: Mapping[str, str]  #: how those of each layer are known
+    counting: bool  #: none is known, where it would matter
+
+
+def told_sizes(graph: HighLevelGraph, tasks: TaskGraph) -> ToldSizes:
+    """Tell the bytes of each task's output, as far as they are known."""
+    nbytes: list[float | None] = [None] * len(tasks.edges.outside)
+    if not tasks.pinned and not tasks.allowed:
+        # Without a pin there is nothing to choose, and no size to know.
+        return ToldSizes([None] * len(tasks.edges.counts), {}, False)
+    layers = layer_sizes(graph, {chunk.layer for chunk in tasks.edges.chunks})
     alike: dict[float | None, float | None] = {}  # equal sizes are one object, to save memory
     for chunk in tasks.edges.chunks:
-        layer = told.get(chunk.layer)
-        if layer is None or not layer.known:
-            sizes += [None] * len(chunk)
+        layer = layers[chunk.layer]
+        if not layer.known:
+            nbytes += [None] * len(chunk)
         elif layer.uniform is not None:
-            sizes += [layer.uniform] * len(chunk)
+            nbytes += [layer.uniform] * len(chunk)
         elif chunk.blocks is not None and (blocks := layer.of_blocks(*chunk.names, chunk.blocks)):
-            sizes += blocks
+            nbytes += blocks
         else:
             keys = chunk.keys()
             listed = map(layer.of_all(keys).get, keys)
-            sizes += (alike.setdefault(size, size) for size in listed)
-    return sizes
+            nbytes += (alike.setdefault(size, size) for size in listed)
+    sources = {name: sizes.source for name, sizes in layers.items()}
+    return ToldSizes(nbytes, sources, not any(sizes.known for sizes in layers.values()))
 
 
 def _write(
@@ -210,23 +230,33 @@ def _write(
     `override`: resources said around the computation must not reach tasks without a pool.
     `again`: the pass will read what it wrote here, and must know the user's pins from its own.
     """
-    written = {}
     pins = tasks.pins if again else {}
+    alike: dict[tuple[int, str | None, bool], Annotations] = {}  # most tasks say the same
+    nothing: Annotations = {}
+    written = {}
     for key, pool in result.pools.items():
-        own = result.annotations.get(key, {})
-        blocked = pool == NOWHERE
-        if pool and not blocked:
-            own = with_pool(own, resources[pool], planned=again and key not in pins)
-        elif blocked or override:
-            own = without_surrounding_pool(own, blocked)
-        if own:
-            written[key] = own
+        own = result.annotations.get(key, nothing)
+        planned = again and key not in pins
+        case = id(own), pool, planned
+        if case not in alike:
+            alike[case] = _own_annotations(own, pool, resources, planned, override)
+        if alike[case]:
+            written[key] = alike[case]
     graph = result.graph
     if again:
         graph = graph | {key: marked(graph[key], own) for key, own in written.items()}
     layer = MaterializedLayer(graph)
     layer.annotations = layer_annotations(result.graph.keys(), written)
     return layer
+
+
+def _own_annotations(
+    own: Annotations, pool: str | None, resources: Mapping[str, str], planned: bool, override: bool
+) -> Annotations:
+    if pool and pool != NOWHERE:
+        return with_pool(own, resources[pool], planned)
+    blocked = pool == NOWHERE
+    return without_surrounding_pool(own, blocked) if blocked or override else own
 
 
 def with_pool(annotations: Annotations, resource: str, planned: bool) -> Annotations:
