@@ -1,0 +1,152 @@
+"""All contenders on all workloads, one after the other in turns, on a cluster that is there.
+
+`benchmarks.sites` starts this where the scheduler of its simulated sites can be reached. Each case
+is written down as soon as it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from distributed import Client
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.contenders import Contender, contenders
+from benchmarks.graphs import Instance, measured, whole_graph
+from benchmarks.measure import Run, run_once
+from benchmarks.oracle import Bound, least_traffic
+from benchmarks.workloads import Case, cases
+from dask_worker_pools import plan_pools, pool, propagate_pools
+
+
+def instance_of(case: Case) -> Instance:
+    """The case as a problem, with true sizes; runs it once, here."""
+    with propagate_pools():  # so that nothing forgets its pool while it is built
+        return measured(case.build(pool), case.workload.keep)
+
+
+def predicted_bytes(case: Case, threads: int) -> dict[str, Any]:
+    """What the library says beforehand."""
+    with propagate_pools():
+        collections = case.build(pool)
+    graph, _ = whole_graph(collections, case.workload.keep)
+    plan = plan_pools(graph, capacity=dict.fromkeys(case.workload.sites, threads))
+    return {"bytes": plan.total_bytes, "assumptions": list(plan.assumptions)}
+
+
+def race(
+    client: Client, case: Case, repeat: int, timeout: float, tick: Any = lambda **what: None
+) -> dict[str, Any]:
+    """Run one case with every contender `repeat` times, in turns, and give all that was seen."""
+    instance = instance_of(case)
+    held = instance.pinned_bytes()
+    home = max(sorted(held), key=lambda site: held[site])
+    bound = least_traffic(instance.dependencies, instance.pins, instance.sizes)
+    threads = sum(client.nthreads().values()) // len(case.workload.sites)
+    runners = contenders(home)
+    runs: dict[str, list[Run]] = {contender.name: [] for contender in runners}
+    for turn in range(repeat):
+        # Whoever is first in a turn may find the machine in another state than the others.
+        for contender in runners[turn % len(runners) :] + runners[: turn % len(runners)]:
+            done = runs[contender.name]
+            if any(run.status != "ok" for run in done):
+                tick(advance=1)
+                continue  # once is enough to know
+            tick(description=f"{case.workload.name}: {contender.title}")
+            done.append(
+                run_once(
+                    client,
+                    contender,
+                    case.build,
+                    keep=case.workload.keep,
+                    timeout=timeout,
+                    expected=None if case.workload.keep else instance.outputs,
+                )
+            )
+            tick(advance=1)
+    return {
+        "workload": case.workload.name,
+        "title": case.workload.title,
+        "shape": case.shape,
+        "sites": list(case.workload.sites),
+        "keep": case.workload.keep,
+        "home": home,
+        "tasks": len(instance.dependencies),
+        "pinned": held,
+        "bound": as_dict(bound),
+        "predicted": predicted_bytes(case, threads),
+        "runs": {name: [run.as_dict() for run in done] for name, done in runs.items()},
+        "titles": {contender.name: contender.title for contender in runners},
+    }
+
+
+def as_dict(bound: Bound) -> dict[str, Any]:
+    return {"bytes": bound.nbytes, "exact": bound.exact, "nodes": bound.nodes}
+
+
+def race_all(
+    client: Client, todo: Iterable[Case], repeat: int, timeout: float, output: Path
+) -> None:
+    """Run all cases and write them to a file, with a bar that shows how far it is."""
+    todo = list(todo)
+    columns = (
+        TextColumn("{task.description:<32}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    done: list[dict[str, Any]] = []
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=len(todo) * repeat * len(contenders("")))
+        for case in todo:
+            progress.update(task, description=f"{case.workload.name}: lower bound")
+            start = time.monotonic()
+            record = race(client, case, repeat, timeout, lambda **w: progress.update(task, **w))
+            done.append({**record, "took": time.monotonic() - start})
+            output.write_text(json.dumps(done, indent=1))
+            progress.console.print(_summary(record))
+
+
+def _summary(record: dict[str, Any]) -> str:
+    parts = []
+    for name, runs in record["runs"].items():
+        last = runs[-1]
+        seconds = sorted(run["seconds"] for run in runs)[len(runs) // 2]
+        what = f"{seconds:.2f} s, {last['crossed'] / 1e6:.2f} MB"
+        parts.append(f"{name}: {what if last['status'] == 'ok' else last['status']}")
+    bound = record["bound"]["bytes"] / 1e6
+    return f"{record['workload']}, {record['shape']}: {'; '.join(parts)}; bound {bound:.2f} MB"
+
+
+@click.command()
+@click.option("--scheduler", required=True, help="Address of the scheduler.")
+@click.option("--workers", required=True, type=int, help="How many workers to wait for.")
+@click.option("--data", required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--output", required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--repeat", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds until a run hangs.")
+@click.argument("names", nargs=-1)
+def main(
+    scheduler: str,
+    workers: int,
+    data: Path,
+    output: Path,
+    repeat: int,
+    timeout: float,
+    names: tuple[str, ...],
+) -> None:
+    """Run the workloads NAMES."""
+    with Client(scheduler, timeout=60) as client:
+        client.wait_for_workers(workers, timeout=60)
+        race_all(client, cases(names, data), repeat, timeout, output)
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["Contender", "race", "race_all"]
