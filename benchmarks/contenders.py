@@ -99,8 +99,10 @@ def mixes(collections: Sequence[Any]) -> bool:
     with dask.config.set({**DEFAULTS, "optimization.fuse.active": False}):
         optimized = optimize_array(graph, outputs)
     assert isinstance(optimized, HighLevelGraph)
-    said = ((layer.annotations or {}).get("resources", {}) for layer in optimized.layers.values())
-    return any(sum(name.startswith(PREFIX) for name in own) > 1 for own in said if own)
+    said = ((layer.annotations or {}).get("resources") for layer in optimized.layers.values())
+    # Layers of delayed objects, which are never fused, may hold functions instead.
+    merged = [own for own in said if isinstance(own, dict)]
+    return any(sum(name.startswith(PREFIX) for name in own) > 1 for own in merged)
 
 
 def _keeps_annotations(collections: Sequence[Any]) -> bool:

@@ -77,29 +77,25 @@ def cases(names: Sequence[str] = (), data: Path = Path()) -> Iterator[Case]:
             yield Case(WORKLOADS[name], shape, data)
 
 
-def stored(data: Path, name: str, make: Callable[[], xr.Dataset]) -> str:
-    """Path of a zarr store, which is written if it is not there yet."""
-    path = data / f"{name}.zarr"
-    if not path.exists():
-        make().to_zarr(path, consolidated=False)
-    return str(path)
-
-
 def field_store(
     data: Path, names: str, chunks: Mapping[str, int], dtype: str = "f4", **dims: int
 ) -> str:
-    """Path of a store with variables of random numbers, of these dimensions and chunks."""
-    label = "-".join([names, dtype, *(f"{dim}{n}" for dim, n in dims.items())])
+    """Path of a zarr store of random numbers, which is written if it is not there yet.
 
-    def make() -> xr.Dataset:
-        rng = np.random.default_rng(0)
-        shape = tuple(dims.values())
-        made = {
-            name: (tuple(dims), (100 * rng.random(shape)).astype(dtype)) for name in names.split()
-        }
-        return xr.Dataset(made).chunk(dict(chunks))
-
-    return stored(data, label.replace(" ", "_"), make)
+    Each of `names` is a variable of these dimensions and chunks.
+    """
+    label = "-".join([*names.split(), dtype, *(f"{dim}{n}" for dim, n in dims.items())])
+    path = data / f"{label}.zarr"
+    if path.exists():
+        return str(path)
+    rng = np.random.default_rng(0)
+    made = {
+        name: (tuple(dims), (100 * rng.random(tuple(dims.values()))).astype(dtype))
+        for name in names.split()
+    }
+    blocks = {"chunks": tuple(chunks.get(dim, n) for dim, n in dims.items())}
+    xr.Dataset(made).to_zarr(path, encoding=dict.fromkeys(made, blocks), consolidated=False)
+    return str(path)
 
 
 def opened(path: str) -> xr.Dataset:
@@ -109,9 +105,9 @@ def opened(path: str) -> xr.Dataset:
 @workload(
     "Forecast mean minus observations",
     {
-        "4 members of 120 × 240": {"members": 4, "nlat": 120, "nlon": 240},
-        "8 members of 180 × 360": {"members": 8, "nlat": 180, "nlon": 360},
-        "12 members of 240 × 480": {"members": 12, "nlat": 240, "nlon": 480},
+        "12 MB and 0.3 MB": {"members": 8, "nlat": 180, "nlon": 360},
+        "33 MB and 0.5 MB": {"members": 12, "nlat": 240, "nlon": 480},
+        "75 MB and 0.8 MB": {"members": 16, "nlat": 312, "nlon": 624},
     },
 )
 def forecast(pool: PoolFunction, data: Path, members: int, nlat: int, nlon: int) -> list[Any]:
@@ -129,33 +125,318 @@ def forecast(pool: PoolFunction, data: Path, members: int, nlat: int, nlon: int)
 @workload(
     "Example of the README",
     {
-        "8 MB and 1 MB": {"n": 1024, "chunk": 512, "m": 2**17},
-        "32 MB and 1 MB": {"n": 2048, "chunk": 512, "m": 2**17},
-        "8 MB and 4 MB": {"n": 1024, "chunk": 256, "m": 2**19},
+        "8 MB and 1 MB": {"n": 1024, "m": 2**17},
+        "32 MB and 1 MB": {"n": 2048, "m": 2**17},
+        "32 MB and 4 MB": {"n": 2048, "m": 2**19},
     },
 )
-def readme(pool: PoolFunction, data: Path, n: int, chunk: int, m: int) -> list[Any]:
+def readme(pool: PoolFunction, data: Path, n: int, m: int) -> list[Any]:
     rng = da.random.default_rng(0)
     with pool("A"):
-        a = rng.random((n, n), chunks=chunk)
+        a = rng.random((n, n), chunks=512)
     with pool("B"):
         b = rng.random(m, chunks=m // 4)
     return [(a - 1).sum(), b - a.mean()]
 
 
 @workload(
+    "Anomaly from a climatology, its years in two sites",
+    {
+        "4 years": {"years": 4, "nlat": 60, "nlon": 120},
+        "8 years": {"years": 8, "nlat": 60, "nlon": 120},
+        "4 years, fine grid": {"years": 4, "nlat": 120, "nlon": 240},
+    },
+)
+def anomaly(pool: PoolFunction, data: Path, years: int, nlat: int, nlon: int) -> list[Any]:
+    """Monthly values; the variance of what is left when the mean of each month is taken off."""
+    halves = []
+    for site, start in (("A", 2000), ("B", 2000 + years // 2)):
+        months = xr.date_range(f"{start}-01", periods=6 * years, freq="MS")
+        chunks = {"time": 12, "lat": nlat // 2, "lon": nlon}
+        with pool(site):
+            # Two stores: what is read from one store is one array, and can lie in one pool only.
+            name = f"t2m_{start}"
+            path = field_store(data, name, chunks, time=len(months), lat=nlat, lon=nlon)
+            halves.append(opened(path)[name].assign_coords(time=months))
+    whole = xr.concat(halves, "time")
+    by_month = whole.groupby("time.month")
+    return [((by_month - by_month.mean("time")) ** 2).mean("time")]
+
+
+@workload(
+    "Concatenate, then map and reduce",
+    {
+        "16 MB in each": {"n": 2000, "m": 1000, "chunk": 500},
+        "24 MB and 8 MB": {"n": 3000, "m": 1000, "chunk": 500, "other": 1000},
+        "16 MB in each, small chunks": {"n": 2000, "m": 1000, "chunk": 250},
+    },
+)
+def map_reduce(
+    pool: PoolFunction, data: Path, n: int, m: int, chunk: int, other: int | None = None
+) -> list[Any]:
+    rng = da.random.default_rng(0)
+    with pool("A"):
+        a = rng.random((n, m), chunks=chunk)
+    with pool("B"):
+        b = rng.random((other or n, m), chunks=chunk)
+    both = da.concatenate([a, b])
+    cleaned = both.map_blocks(np.clip, 0.1, 0.9)
+    return [cleaned.mean(axis=0), cleaned.std()]
+
+
+@workload(
+    "Vorticity, u and v in two sites",
+    {
+        "4 MB each": {"time": 4, "nlat": 360, "nlon": 720},
+        "8 MB each": {"time": 8, "nlat": 360, "nlon": 720},
+        "8 MB each, 1° and 32 times": {"time": 32, "nlat": 180, "nlon": 360},
+    },
+    keep=True,
+)
+def vorticity(pool: PoolFunction, data: Path, time: int, nlat: int, nlon: int) -> list[Any]:
+    dims = {"time": time, "lat": nlat, "lon": nlon}
+    chunks = {"time": max(1, time // 4), "lat": nlat // 2, "lon": nlon // 2}
+    with pool("A"):
+        u = opened(field_store(data, "u", chunks, **dims)).u
+    with pool("B"):
+        v = opened(field_store(data, "v", chunks, **dims)).v
+    return [v.diff("lon").isel(lat=slice(1, None)) - u.diff("lat").isel(lon=slice(1, None))]
+
+
+@workload(
     "Shifted difference a[1:, 1:] - b[:-1, :-1]",
     {
-        "1000 × 1000": {"n": 1000, "m": 1000},
-        "2000 × 1000": {"n": 2000, "m": 1000},
-        "2000 × 2000": {"n": 2000, "m": 2000},
+        "4 MB each": {"n": 700, "m": 700},
+        "8 MB each": {"n": 1000, "m": 1000},
+        "16 MB each": {"n": 2000, "m": 1000},
     },
     keep=True,
 )
 def shifted(pool: PoolFunction, data: Path, n: int, m: int) -> list[Any]:
     rng = da.random.default_rng(0)
     with pool("A"):
-        a = rng.random((n, m), chunks=500)
+        a = rng.random((n, m), chunks=350 if n < 1000 else 500)
     with pool("B"):
-        b = rng.random((n, m), chunks=500)
+        b = rng.random((n, m), chunks=350 if n < 1000 else 500)
     return [a[1:, 1:] - b[:-1, :-1]]
+
+
+@workload(
+    "Matrix product a @ b.T",
+    {
+        "16 MB and 2 MB": {"n": 2000, "m": 250, "k": 1000},
+        "8 MB each": {"n": 1000, "m": 1000, "k": 1000},
+        "24 MB and 4 MB": {"n": 3000, "m": 500, "k": 1000},
+    },
+    keep=True,
+)
+def matmul(pool: PoolFunction, data: Path, n: int, m: int, k: int) -> list[Any]:
+    rng = da.random.default_rng(0)
+    with pool("A"):
+        a = rng.random((n, k), chunks=(500, 500))
+    with pool("B"):
+        b = rng.random((m, k), chunks=(250, 500))
+    return [a @ b.T]
+
+
+@workload(
+    "Outer product, to be expanded after shipping",
+    {
+        "8 MB": {"n": 1000, "m": 1000},
+        "16 MB": {"n": 1000, "m": 2000},
+        "32 MB": {"n": 2000, "m": 2000},
+    },
+)
+def outer(pool: PoolFunction, data: Path, n: int, m: int) -> list[Any]:
+    """Weights in one site are spread over a grid and applied to data in the other."""
+    rng = da.random.default_rng(0)
+    with pool("A"):
+        rows, columns = rng.random(n, chunks=500), rng.random(m, chunks=500)
+    with pool("B"):
+        measured = rng.random((n, m), chunks=500)
+    return [(da.outer(rows, columns) * measured).sum(axis=0)]
+
+
+@workload(
+    "Zonal mean, its mask elsewhere",
+    {
+        "12 MB": {"time": 12, "nlat": 360, "nlon": 720},
+        "31 MB": {"time": 30, "nlat": 360, "nlon": 720},
+        "31 MB, 1° and 120 times": {"time": 120, "nlat": 180, "nlon": 360},
+    },
+)
+def zonal_mean(pool: PoolFunction, data: Path, time: int, nlat: int, nlon: int) -> list[Any]:
+    chunks = {"time": time // 6, "lat": nlat // 2, "lon": nlon}
+    with pool("A"):
+        path = field_store(data, "sst", chunks, time=time, lat=nlat, lon=nlon)
+        surface = opened(path).sst
+    with pool("B"):
+        land = opened(field_store(data, "land", {"lat": nlat // 2}, "i1", lat=nlat, lon=nlon)).land
+    return [surface.where(land < 50).mean("lon")]
+
+
+@workload(
+    "Quadratic means of u, v and u·v",
+    {
+        "4 MB each": {"time": 16, "nlat": 180, "nlon": 360},
+        "12 MB each": {"time": 48, "nlat": 180, "nlon": 360},
+        "u of 2 levels, v of 1": {"time": 16, "nlat": 180, "nlon": 360, "levels": 2},
+    },
+)
+def quadratic(
+    pool: PoolFunction, data: Path, time: int, nlat: int, nlon: int, levels: int = 1
+) -> list[Any]:
+    chunks = {"time": 4, "level": 1, "lat": nlat // 2, "lon": nlon}
+    dims = {"time": time, "lat": nlat, "lon": nlon}
+    with pool("A"):
+        u = opened(field_store(data, "u", chunks, level=levels, **dims)).u
+    with pool("B"):
+        v = opened(field_store(data, "v", chunks, **dims)).v
+    return [(u**2).mean("time"), (v**2).mean("time"), (u * v).mean("time")]
+
+
+@workload(
+    "Five sites, the global mean taken off",
+    {
+        "4 MB in each": {"n": 1000, "m": 500},
+        "8 MB in each": {"n": 1000, "m": 1000},
+        "4 MB in each, small chunks": {"n": 1000, "m": 500, "chunk": 125},
+    },
+    sites="ABCDE",
+)
+def five_sites(pool: PoolFunction, data: Path, n: int, m: int, chunk: int = 250) -> list[Any]:
+    rng = da.random.default_rng(0)
+    parts = []
+    for site in "ABCDE":
+        with pool(site):
+            parts.append(rng.random((n, m), chunks=(chunk, 500)))
+    both = da.concatenate(parts)
+    return [((both - both.mean()) ** 2).mean(axis=0)]
+
+
+@workload(
+    "Rechunk and transpose",
+    {
+        "4 MB each": {"n": 700, "m": 700},
+        "8 MB each": {"n": 1000, "m": 1000},
+        "16 MB each": {"n": 2000, "m": 1000},
+    },
+    keep=True,
+)
+def transpose(pool: PoolFunction, data: Path, n: int, m: int) -> list[Any]:
+    """Rows in one site, columns in the other; their sum, in columns."""
+    rng = da.random.default_rng(0)
+    with pool("A"):
+        a = rng.random((n, m), chunks=(n // 8, m))
+    with pool("B"):
+        b = rng.random((m, n), chunks=(m // 8, n))
+    return [a.rechunk((n, m // 8)).T + b]
+
+
+@delayed
+def load(number: int, n: int) -> Any:
+    return np.random.default_rng(number).random((n, 1000))
+
+
+@delayed
+def clean(table: Any) -> Any:
+    return np.clip(table, 0.1, 0.9)
+
+
+@delayed
+def summary(table: Any) -> Any:
+    return table.mean(axis=0)
+
+
+@delayed
+def combine(summaries: list[Any]) -> Any:
+    return np.mean(summaries, axis=0)
+
+
+@workload(
+    "Delayed pipeline",
+    {
+        "8 files of 2 MB": {"files": 8, "n": 250},
+        "8 files of 4 MB": {"files": 8, "n": 500},
+        "8 files of 2 MB, sizes declared": {"files": 8, "n": 250, "declared": True},
+    },
+)
+def pipeline(
+    pool: PoolFunction, data: Path, files: int, n: int, declared: bool = False
+) -> list[Any]:
+    large, small = (8000 * n, 8000) if declared else (None, None)
+    summaries = []
+    for number in range(files):
+        with pool("A" if number % 2 else "B", nbytes=large):
+            table = load(number, n)
+        with dask.annotate(**({"nbytes": large} if large else {})):
+            table = clean(table)
+        with dask.annotate(**({"nbytes": small} if small else {})):
+            summaries.append(summary(table))
+    return [combine(summaries)]
+
+
+WORDS = "the of and to in is that it was for on are with as his they be at one have this".split()
+
+
+def text(number: int, lines: int) -> list[str]:
+    picked = np.random.default_rng(number).integers(0, len(WORDS), (lines, 12))
+    return [" ".join(WORDS[i] for i in row) for row in picked]
+
+
+def words(lines: list[str]) -> list[str]:
+    return [word for line in lines for word in line.split()]
+
+
+@workload(
+    "Word count of a bag",
+    {
+        "2 × 4 files of 2 000 lines": {"files": 4, "lines": 2000},
+        "2 × 4 files of 8 000 lines": {"files": 4, "lines": 8000},
+        "2 × 8 files of 4 000 lines": {"files": 8, "lines": 4000},
+    },
+)
+def word_count(pool: PoolFunction, data: Path, files: int, lines: int) -> list[Any]:
+    parts = []
+    for site, first in (("A", 0), ("B", files)):
+        numbers = range(first, first + files)
+        with pool(site):
+            parts.append(db.from_delayed([delayed(text)(number, lines) for number in numbers]))
+    return [db.concat(parts).map_partitions(words).frequencies(sort=False)]
+
+
+@workload(
+    "Singular values of a tall matrix",
+    {
+        "8 MB in each": {"n": 20_000, "k": 50},
+        "16 MB in each": {"n": 40_000, "k": 50},
+        "16 MB in each, wide": {"n": 20_000, "k": 100},
+    },
+)
+def singular_values(pool: PoolFunction, data: Path, n: int, k: int) -> list[Any]:
+    rng = da.random.default_rng(0)
+    with pool("A"):
+        a = rng.random((n, k), chunks=(n // 4, k))
+    with pool("B"):
+        b = rng.random((n, k), chunks=(n // 4, k))
+    return [da.linalg.svd(da.concatenate([a, b]))[1]]
+
+
+@workload(
+    "Least squares",
+    {
+        "8 MB and 8 MB": {"n": 20_000, "k": 50},
+        "16 MB and 16 MB": {"n": 40_000, "k": 50},
+        "16 MB and 16 MB, wide": {"n": 20_000, "k": 100},
+    },
+)
+def least_squares(pool: PoolFunction, data: Path, n: int, k: int) -> list[Any]:
+    """Samples in two sites, what they are to explain in one of them."""
+    rng = da.random.default_rng(0)
+    with pool("A"):
+        a = rng.random((n, k), chunks=(n // 4, k))
+    with pool("B"):
+        b = rng.random((n, k), chunks=(n // 4, k))
+        y = rng.random(2 * n, chunks=n // 4)
+    solution, *_ = da.linalg.lstsq(da.concatenate([a, b]), y)
+    return [solution]
