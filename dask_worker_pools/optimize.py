@@ -17,7 +17,15 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
-from dask_worker_pools.annotations import BLOCKED, PLANNED, POOL_KEY, PREFIX, Annotations
+from dask_worker_pools.annotations import (
+    BLOCKED,
+    PLANNED,
+    POOL_KEY,
+    PREFIX,
+    SIZE_KEY,
+    Annotations,
+    annotations_by_key,
+)
 from dask_worker_pools.cluster import (
     check_counted,
     check_peer_to_peer,
@@ -93,7 +101,10 @@ class Pass:
         if scheduler is not None:
             add_landings(result, tasks.pins)
         override = "resources" in self.surrounding
-        layer = _write(result, cluster.resources, tasks, override, again=self.clients is None)
+        again = self.clients is None
+        if again:
+            _keep_declared_sizes(result, graph, tasks)
+        layer = _write(result, cluster.resources, tasks, override, again)
         name = f"pools-{uuid4().hex}"
         return HighLevelGraph({name: layer}, {name: set()})
 
@@ -173,6 +184,17 @@ def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster
         capacity=cluster.capacity,
         allowed=tasks.allowed,
     )
+
+
+def _keep_declared_sizes(result: Tasks, graph: HighLevelGraph, tasks: TaskGraph) -> None:
+    """Annotate tasks with the sizes that were declared for them: they will be planned again."""
+    for name, layer in graph.layers.items():
+        declared = (layer.annotations or {}).get(SIZE_KEY)
+        if declared is None:
+            continue
+        for key, own in annotations_by_key({SIZE_KEY: declared}, tasks.keys.get(name, ())):
+            if key in result.graph:
+                result.annotations[key] = {**result.annotations.get(key, {}), **own}
 
 
 def _write(

@@ -10,6 +10,7 @@ import dask
 import dask.array as da
 import dask.bag as db
 import pytest
+from dask import delayed
 from tracing import run_with_pools, source, traced
 
 from dask_worker_pools import UnknownPools, plan_pools, pool, propagate_pools
@@ -117,6 +118,19 @@ def test_declared_sizes_do_not_hinder_fusion() -> None:
         plain = source("plain")
     assert run_with_pools(declared + 1).n_tasks == run_with_pools(plain + 1).n_tasks
     assert all("nbytes" not in said for said in run_with_pools(declared + 1).annotations.values())
+
+
+def test_declared_sizes_outlive_being_built_into_another_collection() -> None:
+    """Sizes of delayed objects count where a list of them was given to another inside the block."""
+    with propagate_pools():
+        with pool("A", nbytes="1 GiB"):
+            large = delayed(str)(1)
+        with pool("B", nbytes="1 kiB"):
+            small = delayed(str)(2)
+        joined = delayed(list)([large, small])
+    plan = plan_pools(joined)
+    assert plan.pools[joined.key] == "A"
+    assert plan.total_bytes == 1024
 
 
 def test_any_of_several_pools() -> None:
