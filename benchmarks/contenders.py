@@ -86,7 +86,10 @@ def _unfused(collections: Sequence[Any]) -> Mapping[str, Any]:
     follows from it, which is good; but where it would merge loads of two pools no worker could run
     the result, and it must keep its hands off annotated layers.
     """
-    return {"optimization.fuse.active": False, "optimization.annotations.fuse": not mixes(collections)}
+    return {
+        "optimization.fuse.active": False,
+        "optimization.annotations.fuse": not mixes(collections),
+    }
 
 
 def _never_fused(collections: Sequence[Any]) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -28,9 +28,6 @@ class Run:
     crossed: int = 0  #: bytes that went from one pool to another
     submitted: int = 0  #: tasks that the scheduler got
     links: dict[str, int] = field(default_factory=dict)  #: bytes by link, such as "A→B"
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def run_once(

@@ -112,7 +112,9 @@ def shrink(
         others = frozenset(node[user] for user in using) - {node[key]}
         if others and sizes[key]:
             nets[node[key], others] += sizes[key]
-    return Problem(nets, {node[key]: pool for key, pool in pins.items() if key in node}, len(number))
+    return Problem(
+        nets, {node[key]: pool for key, pool in pins.items() if key in node}, len(number)
+    )
 
 
 def _may_join(

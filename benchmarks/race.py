@@ -10,13 +10,14 @@ import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
 from distributed import Client
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.contenders import Contender, contenders
+from benchmarks.contenders import contenders
 from benchmarks.graphs import Instance, measured, whole_graph
 from benchmarks.measure import Run, run_once
 from benchmarks.oracle import Bound, least_traffic
@@ -80,8 +81,19 @@ def race(
         "pinned": held,
         "bound": as_dict(bound),
         "predicted": predicted_bytes(case, threads),
-        "runs": {name: [run.as_dict() for run in done] for name, done in runs.items()},
+        "runs": {name: together(done) for name, done in runs.items()},
         "titles": {contender.name: contender.title for contender in runners},
+    }
+
+
+def together(runs: list[Run]) -> dict[str, Any]:
+    """All runs of a contender; the first that failed says how."""
+    return {
+        "status": next((run.status for run in runs if run.status != "ok"), "ok"),
+        "seconds": [round(run.seconds, 4) for run in runs],
+        "crossed": [run.crossed for run in runs],
+        "submitted": [run.submitted for run in runs],
+        "links": runs[-1].links,
     }
 
 
@@ -102,23 +114,29 @@ def race_all(
     )
     done: list[dict[str, Any]] = []
     with Progress(*columns) as progress:
+        if todo:
+            warm_up(client, todo[0], timeout)
         task = progress.add_task("", total=len(todo) * repeat * len(contenders("")))
         for case in todo:
             progress.update(task, description=f"{case.workload.name}: lower bound")
             start = time.monotonic()
             record = race(client, case, repeat, timeout, lambda **w: progress.update(task, **w))
             done.append({**record, "took": time.monotonic() - start})
-            output.write_text(json.dumps(done, indent=1))
+            output.write_text(json.dumps(done))
             progress.console.print(_summary(record))
+
+
+def warm_up(client: Client, case: Case, timeout: float) -> None:
+    """Let all processes import what they need, and connect, before anything is measured."""
+    for contender in contenders(case.workload.sites[0]):
+        run_once(client, contender, case.build, keep=case.workload.keep, timeout=timeout)
 
 
 def _summary(record: dict[str, Any]) -> str:
     parts = []
     for name, runs in record["runs"].items():
-        last = runs[-1]
-        seconds = sorted(run["seconds"] for run in runs)[len(runs) // 2]
-        what = f"{seconds:.2f} s, {last['crossed'] / 1e6:.2f} MB"
-        parts.append(f"{name}: {what if last['status'] == 'ok' else last['status']}")
+        what = f"{median(runs['seconds']):.2f} s, {median(runs['crossed']) / 1e6:.2f} MB"
+        parts.append(f"{name}: {what if runs['status'] == 'ok' else runs['status']}")
     bound = record["bound"]["bytes"] / 1e6
     return f"{record['workload']}, {record['shape']}: {'; '.join(parts)}; bound {bound:.2f} MB"
 
@@ -148,5 +166,3 @@ def main(
 
 if __name__ == "__main__":
     main()
-
-__all__ = ["Contender", "race", "race_all"]

@@ -17,6 +17,7 @@ from dask.blockwise import optimize_blockwise
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer
 
+from dask_worker_pools.annotations import annotations_by_key
 from dask_worker_pools.sizes import LayerSizes, layer_sizes
 
 PREFIX = "pool-"
@@ -26,9 +27,13 @@ UNFUSED = {"optimization.fuse.active": False, "optimization.annotations.fuse": F
 
 
 def pool_of(layer: Layer) -> str | None:
-    """The pool that a layer is annotated with."""
-    resources = (layer.annotations or {}).get("resources", {})
-    return next((r.removeprefix(PREFIX) for r in resources if r.startswith(PREFIX)), None)
+    """The pool that a layer is annotated with; if its keys differ, that of most of them."""
+    said: Counter[str] = Counter()
+    for _, own in annotations_by_key(layer.annotations, layer.get_output_keys()):
+        said.update(
+            r.removeprefix(PREFIX) for r in own.get("resources", ()) if r.startswith(PREFIX)
+        )
+    return max(said, key=lambda pool: (said[pool], pool)) if said else None
 
 
 def pools_of_layers(graph: HighLevelGraph) -> dict[str, str | None]:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,14 @@ def run_group(
         return found
 
 
+def save(output: Path, results: Mapping[str, Any]) -> None:
+    """Write results as JSON, each case on a line of its own, so that changes can be read."""
+    head = json.dumps({name: results[name] for name in ("machine", "settings")}, indent=1)
+    lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in results["cases"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(f'{head[:-2]},\n "cases": [\n{lines}\n]\n}}\n')
+
+
 @contextlib.contextmanager
 def termination_raises() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does, so that it cleans up."""
@@ -181,10 +189,7 @@ def main(
                 deadline=start + 60 * limit,
             )
     settings = {"rate": rate, "repeat": repeat, "minutes": (time.monotonic() - start) / 60}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(
-        json.dumps({"machine": describe(), "settings": settings, "cases": records}, indent=1) + "\n"
-    )
+    save(output, {"machine": describe(), "settings": settings, "cases": records})
     click.echo(f"Wrote {output}")
     if docs:
         from benchmarks.report import write
