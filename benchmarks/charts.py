@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def _rows(cases: Sequence[Case]) -> tuple[Figure, Any]:
     axes.set_ylim(len(cases) - 0.4, -0.6)
     axes.set_xscale("log")
     axes.grid(axis="x", color="#dddddd")
-    for row, (one, other) in enumerate(zip(cases, cases[1:], strict=False)):
+    for row, (one, other) in enumerate(pairwise(cases)):
         if one.record["title"] != other.record["title"]:
             axes.axhline(row + 0.5, color="#eeeeee", linewidth=0.8)
     return figure, axes

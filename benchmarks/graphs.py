@@ -50,9 +50,8 @@ def whole_graph(collections: Sequence[Any], keep: bool) -> tuple[HighLevelGraph,
     return HighLevelGraph.merge(*graphs), outputs
 
 
-def measured(collections: Sequence[Any], keep: bool) -> Instance:
-    """Run every task here, one after the other, and measure what it gives."""
-    graph, outputs = whole_graph(collections, keep)
+def measured(graph: HighLevelGraph, outputs: Sequence[Key]) -> Instance:
+    """Run every task that outputs need here, one after the other, and measure what it gives."""
     tasks = convert_legacy_graph(ensure_dict(graph))
     found = read(graph, outputs)
     users = Counter(key for inputs in found.dependencies.values() for key in inputs)

@@ -31,7 +31,7 @@ GRACE = 5.0
 
 
 class NotPossibleHere(RuntimeError):
-    """This machine or user cannot make network namespaces."""
+    """Network namespaces cannot be made, on this machine or by this user."""
 
 
 def check_possible() -> None:
@@ -167,9 +167,12 @@ def _end(pids: list[int]) -> None:
 
 
 def _alive(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError, OSError):
-        os.waitpid(pid, os.WNOHANG)  # our own child is gone only when it has been waited for
-    return os.path.exists(f"/proc/{pid}")
+    """Whether a process runs; one that has ended, and only waits to be asked how, does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def wait_until(condition: Callable[[], bool], timeout: float, interval: float = 0.05) -> bool:

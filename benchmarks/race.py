@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,33 +23,38 @@ from benchmarks.graphs import Instance, measured, whole_graph
 from benchmarks.measure import Run, run_once
 from benchmarks.oracle import Bound, least_traffic
 from benchmarks.workloads import Case, cases
-from dask_worker_pools import plan_pools, pool, propagate_pools
+from dask_worker_pools import Plan, plan_pools, pool, propagate_pools
 
 
-def instance_of(case: Case) -> Instance:
-    """The case as a problem, with true sizes; runs it once, here."""
-    with propagate_pools():  # so that nothing forgets its pool while it is built
-        return measured(case.build(pool), case.workload.keep)
+@dataclass(frozen=True)
+class Question:
+    """What a case asks for, before anyone answers."""
 
+    instance: Instance  #: with true sizes
+    plan: Plan  #: what this library would do
+    bound: Bound  #: what anyone has to send
 
-def predicted_bytes(case: Case, threads: int) -> dict[str, Any]:
-    """What the library says beforehand."""
-    with propagate_pools():
-        collections = case.build(pool)
-    graph, _ = whole_graph(collections, case.workload.keep)
-    plan = plan_pools(graph, capacity=dict.fromkeys(case.workload.sites, threads))
-    return {"bytes": plan.total_bytes, "assumptions": list(plan.assumptions)}
+    @classmethod
+    def of(cls, case: Case, threads: int) -> Question:
+        """Run the case once, here, and plan it."""
+        with propagate_pools():  # so that nothing forgets its pool while it is built
+            collections = case.build(pool)
+        graph, outputs = whole_graph(collections, case.workload.keep)
+        instance = measured(graph, outputs)
+        plan = plan_pools(graph, capacity=dict.fromkeys(case.workload.sites, threads))
+        bound = least_traffic(instance.dependencies, instance.pins, instance.sizes)
+        return cls(instance, plan, bound)
 
 
 def race(
     client: Client, case: Case, repeat: int, timeout: float, tick: Any = lambda **what: None
 ) -> dict[str, Any]:
     """Run one case with every contender `repeat` times, in turns, and give all that was seen."""
-    instance = instance_of(case)
-    held = instance.pinned_bytes()
-    home = max(sorted(held), key=lambda site: held[site])
-    bound = least_traffic(instance.dependencies, instance.pins, instance.sizes)
     threads = sum(client.nthreads().values()) // len(case.workload.sites)
+    question = Question.of(case, threads)
+    held = question.instance.pinned_bytes()
+    home = max(sorted(held), key=lambda site: held[site])
+    expected = None if case.workload.keep else question.instance.outputs
     runners = contenders(home)
     runs: dict[str, list[Run]] = {contender.name: [] for contender in runners}
     for turn in range(repeat):
@@ -66,7 +72,7 @@ def race(
                     case.build,
                     keep=case.workload.keep,
                     timeout=timeout,
-                    expected=None if case.workload.keep else instance.outputs,
+                    expected=expected,
                 )
             )
             tick(advance=1)
@@ -77,10 +83,11 @@ def race(
         "sites": list(case.workload.sites),
         "keep": case.workload.keep,
         "home": home,
-        "tasks": len(instance.dependencies),
+        "tasks": len(question.instance.dependencies),
         "pinned": held,
-        "bound": as_dict(bound),
-        "predicted": predicted_bytes(case, threads),
+        "bound": asdict(question.bound),
+        "predicted": question.plan.total_bytes,
+        "assumptions": list(question.plan.assumptions),
         "runs": {name: together(done) for name, done in runs.items()},
         "titles": {contender.name: contender.title for contender in runners},
     }
@@ -95,10 +102,6 @@ def together(runs: list[Run]) -> dict[str, Any]:
         "submitted": [run.submitted for run in runs],
         "links": runs[-1].links,
     }
-
-
-def as_dict(bound: Bound) -> dict[str, Any]:
-    return {"bytes": bound.nbytes, "exact": bound.exact, "nodes": bound.nodes}
 
 
 def race_all(
@@ -137,7 +140,7 @@ def _summary(record: dict[str, Any]) -> str:
     for name, runs in record["runs"].items():
         what = f"{median(runs['seconds']):.2f} s, {median(runs['crossed']) / 1e6:.2f} MB"
         parts.append(f"{name}: {what if runs['status'] == 'ok' else runs['status']}")
-    bound = record["bound"]["bytes"] / 1e6
+    bound = record["bound"]["nbytes"] / 1e6
     return f"{record['workload']}, {record['shape']}: {'; '.join(parts)}; bound {bound:.2f} MB"
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import exp, fsum, inf, log
+from math import exp, fsum, inf, log, nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,11 +40,11 @@ class Case:
 
     @property
     def bound(self) -> float:
-        return float(self.record["bound"]["bytes"])
+        return float(self.record["bound"]["nbytes"])
 
     @property
     def predicted(self) -> float:
-        return float(self.record["predicted"]["bytes"])
+        return float(self.record["predicted"])
 
     @property
     def contenders(self) -> Mapping[str, str]:
@@ -115,6 +115,8 @@ def _below_others(cases: Sequence[Case]) -> Verdict:
 def speed_up(cases: Sequence[Case], who: str) -> float:
     """Geometric mean of a contender's wall time over ours, where both work."""
     both = [case for case in cases if case.works(who) and case.works(OURS)]
+    if not both:
+        return nan
     return exp(fsum(log(case.seconds(who) / case.seconds(OURS)) for case in both) / len(both))
 
 
@@ -240,7 +242,7 @@ def machine(results: Mapping[str, Any]) -> str:
 
 
 def replace_blocks(text: str, blocks: Mapping[str, str]) -> str:
-    """Put new text between the marks of each block.
+    r"""Put new text between the marks of each block.
 
     >>> replace_blocks("a <!-- x -->old<!-- /x --> b", {"x": "new"})
     'a <!-- x -->\\n\\nnew\\n\\n<!-- /x --> b'

@@ -62,7 +62,6 @@ def optimize(graph: HighLevelGraph, keys: Any, **kwargs: Any) -> HighLevelGraph:
     """Stand in Dask's configuration, under ``array_optimize`` and its like, and apply the rule."""
     if not isinstance(graph, HighLevelGraph):
         graph = HighLevelGraph.from_collections("graph", graph, dependencies=())
-    graph = graph.cull(list(flatten([keys])))
     layers = {}
     for name, pool in pools_of_layers(graph).items():
         layers[name] = layer = copy(graph.layers[name])
@@ -70,4 +69,5 @@ def optimize(graph: HighLevelGraph, keys: Any, **kwargs: Any) -> HighLevelGraph:
             layer.annotations = {**(layer.annotations or {}), "resources": {PREFIX + pool: 0}}
     graph = HighLevelGraph(layers, graph.dependencies)
     with dask.config.set(UNFUSED):
-        return optimize_blockwise(graph, keys=list(flatten([keys])))
+        fused: HighLevelGraph = optimize_blockwise(graph, keys=list(flatten([keys])))
+    return fused.cull(set(flatten([keys])))  # last: it leaves names that nothing refers to

@@ -78,7 +78,11 @@ def cases(names: Sequence[str] = (), data: Path = Path()) -> Iterator[Case]:
 
 
 def field_store(
-    data: Path, names: str, chunks: Mapping[str, int], dtype: str = "f4", **dims: int
+    data: Path,
+    names: str,
+    dims: Mapping[str, int],
+    chunks: Mapping[str, int],
+    dtype: str = "f4",
 ) -> str:
     """Path of a zarr store of random numbers, which is written if it is not there yet.
 
@@ -99,7 +103,8 @@ def field_store(
 
 
 def opened(path: str) -> xr.Dataset:
-    return xr.open_zarr(path, consolidated=False)
+    dataset: xr.Dataset = xr.open_zarr(path, consolidated=False)
+    return dataset
 
 
 @workload(
@@ -115,10 +120,10 @@ def forecast(pool: PoolFunction, data: Path, members: int, nlat: int, nlon: int)
     chunks = {"realization": 2, "height": 3, "lat": nlat // 2, "lon": nlon // 2}
     dims = {"realization": members, "height": 6, "lat": nlat, "lon": nlon}
     with pool("A"):
-        members_ = opened(field_store(data, "forecast", chunks, **dims)).forecast
+        members_ = opened(field_store(data, "forecast", dims, chunks)).forecast
     with pool("B"):
-        store = field_store(data, "measured", chunks={"lat": nlat // 2}, lat=nlat, lon=nlon)
-        measured = opened(store).measured
+        grid = {"lat": nlat, "lon": nlon}
+        measured = opened(field_store(data, "measured", grid, {"lat": nlat // 2})).measured
     return [members_.mean("realization").isel(height=2) - measured]
 
 
@@ -152,11 +157,12 @@ def anomaly(pool: PoolFunction, data: Path, years: int, nlat: int, nlon: int) ->
     halves = []
     for site, start in (("A", 2000), ("B", 2000 + years // 2)):
         months = xr.date_range(f"{start}-01", periods=6 * years, freq="MS")
-        chunks = {"time": 12, "lat": nlat // 2, "lon": nlon}
+        dims = {"time": len(months), "lat": nlat, "lon": nlon}
+        chunks = {"time": 12, "lat": nlat // 2}
         with pool(site):
             # Two stores: what is read from one store is one array, and can lie in one pool only.
             name = f"t2m_{start}"
-            path = field_store(data, name, chunks, time=len(months), lat=nlat, lon=nlon)
+            path = field_store(data, name, dims, chunks)
             halves.append(opened(path)[name].assign_coords(time=months))
     whole = xr.concat(halves, "time")
     by_month = whole.groupby("time.month")
@@ -197,9 +203,9 @@ def vorticity(pool: PoolFunction, data: Path, time: int, nlat: int, nlon: int) -
     dims = {"time": time, "lat": nlat, "lon": nlon}
     chunks = {"time": max(1, time // 4), "lat": nlat // 2, "lon": nlon // 2}
     with pool("A"):
-        u = opened(field_store(data, "u", chunks, **dims)).u
+        u = opened(field_store(data, "u", dims, chunks)).u
     with pool("B"):
-        v = opened(field_store(data, "v", chunks, **dims)).v
+        v = opened(field_store(data, "v", dims, chunks)).v
     return [v.diff("lon").isel(lat=slice(1, None)) - u.diff("lat").isel(lon=slice(1, None))]
 
 
@@ -266,12 +272,12 @@ def outer(pool: PoolFunction, data: Path, n: int, m: int) -> list[Any]:
     },
 )
 def zonal_mean(pool: PoolFunction, data: Path, time: int, nlat: int, nlon: int) -> list[Any]:
-    chunks = {"time": time // 6, "lat": nlat // 2, "lon": nlon}
+    grid = {"lat": nlat, "lon": nlon}
+    chunks = {"time": time // 6, "lat": nlat // 2}
     with pool("A"):
-        path = field_store(data, "sst", chunks, time=time, lat=nlat, lon=nlon)
-        surface = opened(path).sst
+        surface = opened(field_store(data, "sst", {"time": time, **grid}, chunks)).sst
     with pool("B"):
-        land = opened(field_store(data, "land", {"lat": nlat // 2}, "i1", lat=nlat, lon=nlon)).land
+        land = opened(field_store(data, "land", grid, chunks, "i1")).land
     return [surface.where(land < 50).mean("lon")]
 
 
@@ -289,9 +295,9 @@ def quadratic(
     chunks = {"time": 4, "level": 1, "lat": nlat // 2, "lon": nlon}
     dims = {"time": time, "lat": nlat, "lon": nlon}
     with pool("A"):
-        u = opened(field_store(data, "u", chunks, level=levels, **dims)).u
+        u = opened(field_store(data, "u", {"level": levels, **dims}, chunks)).u
     with pool("B"):
-        v = opened(field_store(data, "v", chunks, **dims)).v
+        v = opened(field_store(data, "v", dims, chunks)).v
     return [(u**2).mean("time"), (v**2).mean("time"), (u * v).mean("time")]
 
 
@@ -376,7 +382,7 @@ def pipeline(
     return [combine(summaries)]
 
 
-WORDS = "the of and to in is that it was for on are with as his they be at one have this".split()
+WORDS = ("the", "of", "and", "to", "in", "is", "that", "it", "was", "for", "on", "are", "with")
 
 
 def text(number: int, lines: int) -> list[str]:
