@@ -336,7 +336,7 @@ def my_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_comparing_prints_the_plan_and_both_measures(my_module: str, local_client: Client) -> None:
     """The plan, what it predicts on each link, and what was measured both ways."""
-    address = local_client.scheduler.address
+    address = local_client.scheduler_info()["address"]
     result = CliRunner().invoke(compare_main, [f"{my_module}:build", "--scheduler", address])
     assert result.exit_code == 0, result.output
     assert "Between pools: 8 B in 1 transfer (A → B)" in result.output
