@@ -49,6 +49,7 @@ class Contender:
     scheduler: Callable[[Sequence[Any]], Mapping[str, Any]]
     #: whether Dask may optimise these collections
     optimize: Callable[[Sequence[Any]], bool] = lambda collections: True
+    frames: bool = False  #: whether it can pin dataframes: they ignore annotations
 
 
 def contenders(home: str) -> list[Contender]:
@@ -59,7 +60,14 @@ def contenders(home: str) -> list[Contender]:
             "one", "one site", annotated, partial(_all_in, home), _never_fused, _keeps_annotations
         ),
         Contender("rule", "rule of 2022", annotated, _rule, _never_fused),
-        Contender("pools", "this library", pool, propagate_pools, lambda collections: DEFAULTS),
+        Contender(
+            "pools",
+            "this library",
+            pool,
+            propagate_pools,
+            lambda collections: DEFAULTS,
+            frames=True,
+        ),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from dask._expr import HLGExpr  # the one place where graphs get their finalize tasks
@@ -35,12 +36,34 @@ class Instance:
         return dict(total)
 
 
+class NotSupported(Exception):
+    """There are no pools for some kind of collection in this version of the library."""
+
+
+def are_frames(collections: Sequence[Any]) -> bool:
+    """Whether there are dataframes among collections."""
+    return any(hasattr(collection, "expr") for collection in collections)
+
+
+def _graph_of_frames(frames: Sequence[Any]) -> tuple[HighLevelGraph, list[Key]]:
+    try:
+        graphs = import_module("dask_worker_pools.expr.graphs")
+    except ModuleNotFoundError:
+        raise NotSupported("dataframes have no pools in this version of the library") from None
+    graph, keys = graphs.graph_of(list(frames))
+    return graph, list(keys)
+
+
 def whole_graph(collections: Sequence[Any], keep: bool) -> tuple[HighLevelGraph, list[Key]]:
     """The graph that ``compute`` (or ``persist``, if `keep`) of collections sends, and its outputs.
 
     ``compute`` adds one task for each collection, which puts its parts together.
     """
     graphs, outputs = [], list[Key]()
+    if are_frames(collections):
+        if not keep:
+            raise NotImplementedError("Dataframes are only persisted here.")
+        return _graph_of_frames(collections)
     for collection in collections:
         expression = HLGExpr.from_collection(collection, optimize_graph=False)
         if not keep:

@@ -19,7 +19,7 @@ from distributed import Client
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.contenders import contenders
-from benchmarks.graphs import Instance, measured, whole_graph
+from benchmarks.graphs import Instance, NotSupported, are_frames, measured, whole_graph
 from benchmarks.measure import Run, run_once
 from benchmarks.oracle import Bound, least_traffic
 from benchmarks.workloads import Case, cases
@@ -33,6 +33,7 @@ class Question:
     instance: Instance  #: with true sizes
     plan: Plan  #: what this library would do
     bound: Bound  #: what anyone has to send
+    frames: bool  #: whether there are dataframes in it
 
     @classmethod
     def of(cls, case: Case, threads: int) -> Question:
@@ -43,7 +44,7 @@ class Question:
         instance = measured(graph, outputs)
         plan = plan_pools(graph, capacity=dict.fromkeys(case.workload.sites, threads))
         bound = least_traffic(instance.dependencies, instance.pins, instance.sizes)
-        return cls(instance, plan, bound)
+        return cls(instance, plan, bound, are_frames(collections))
 
 
 def race(
@@ -61,6 +62,8 @@ def race(
         # Whoever is first in a turn may find the machine in another state than the others.
         for contender in runners[turn % len(runners) :] + runners[: turn % len(runners)]:
             done = runs[contender.name]
+            if question.frames and not contender.frames:
+                done.append(Run("dataframes ignore annotations"))
             if any(run.status != "ok" for run in done):
                 tick(advance=1)
                 continue  # once is enough to know
@@ -123,8 +126,13 @@ def race_all(
         for case in todo:
             progress.update(task, description=f"{case.workload.name}: lower bound")
             start = time.monotonic()
-            record = race(client, case, repeat, timeout, lambda **w: progress.update(task, **w))
-            done.append({**record, "took": time.monotonic() - start})
+            try:
+                record = race(client, case, repeat, timeout, lambda **w: progress.update(task, **w))
+            except NotSupported as reason:
+                # Listed, so that nobody takes it for forgotten.
+                record = {"title": case.workload.title, "shape": case.shape, "skipped": str(reason)}
+                progress.update(task, advance=repeat * len(contenders("")))
+            done.append({**record, "took": round(time.monotonic() - start, 1)})
             output.write_text(json.dumps(done))
             progress.console.print(_summary(record))
 
@@ -136,6 +144,8 @@ def warm_up(client: Client, case: Case, timeout: float) -> None:
 
 
 def _summary(record: dict[str, Any]) -> str:
+    if "skipped" in record:
+        return f"{record['title']}, {record['shape']}: skipped: {record['skipped']}"
     parts = []
     for name, runs in record["runs"].items():
         what = f"{median(runs['seconds']):.2f} s, {median(runs['crossed']) / 1e6:.2f} MB"

@@ -198,7 +198,7 @@ def seconds_table(cases: Sequence[Case]) -> str:
     for case, title, shape in named(cases):
         fastest = min(case.seconds(who) for who in titles)
         times = [_seconds_cell(case, who, fastest) for who in titles]
-        tasks = [f"{median(case.runs(who)['submitted']):.0f}" for who in titles]
+        tasks = [_tasks_cell(case, who) for who in titles]
         rows.append([title, shape, *times, *tasks])
     return table(rows, left=2)
 
@@ -210,6 +210,17 @@ def _seconds_cell(case: Case, who: str, fastest: float) -> str:
     middle = f"{case.seconds(who):.2f}"
     middle = f"**{middle}**" if case.seconds(who) <= 1.01 * fastest else middle
     return f"{middle} ({min(seconds):.2f}–{max(seconds):.2f})"
+
+
+def _tasks_cell(case: Case, who: str) -> str:
+    return f"{median(case.runs(who)['submitted']):.0f}" if case.works(who) else "–"
+
+
+def skipped(records: Sequence[Mapping[str, Any]]) -> str:
+    """What was not run, and why."""
+    reasons = {record["title"]: record["skipped"] for record in records if "skipped" in record}
+    lines = [f"- {title}: {reason}" for title, reason in reasons.items()]
+    return "Not run:\n\n" + "\n".join(lines) if lines else ""
 
 
 def targets(cases: Sequence[Case]) -> str:
@@ -260,11 +271,11 @@ def write(results: Path = RESULTS, docs: Path = DOCS) -> list[Path]:
     from benchmarks.charts import bytes_chart, seconds_chart
 
     found = json.loads(results.read_text())
-    cases = [Case(record) for record in found["cases"]]
+    cases = [Case(record) for record in found["cases"] if "skipped" not in record]
     blocks = {
         "machine": machine(found),
         "targets": targets(cases),
-        "bytes": bytes_table(cases),
+        "bytes": "\n\n".join(filter(None, (bytes_table(cases), skipped(found["cases"])))),
         "seconds": seconds_table(cases),
     }
     docs.write_text(replace_blocks(docs.read_text(), blocks))

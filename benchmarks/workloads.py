@@ -17,7 +17,9 @@ from typing import Any
 import dask
 import dask.array as da
 import dask.bag as db
+import dask.dataframe as dd
 import numpy as np
+import pandas as pd
 import xarray as xr
 from dask import delayed
 
@@ -409,6 +411,38 @@ def word_count(pool: PoolFunction, data: Path, files: int, lines: int) -> list[A
         with pool(site):
             parts.append(db.from_delayed([delayed(text)(number, lines) for number in numbers]))
     return [db.concat(parts).map_partitions(words).frequencies(sort=False)]
+
+
+def orders(number: int, rows: int) -> pd.DataFrame:
+    rng = np.random.default_rng(number)
+    return pd.DataFrame(
+        {"customer": rng.integers(0, rows // 4, rows), "total": 100 * rng.random(rows)}
+    )
+
+
+def customers(number: int, rows: int) -> pd.DataFrame:
+    first = number * rows
+    country = np.random.default_rng(number).integers(0, 30, rows)
+    return pd.DataFrame({"customer": np.arange(first, first + rows), "country": country})
+
+
+@workload(
+    "Join of dataframes",
+    {
+        "8 MB and 0.8 MB": {"rows": 62_500, "customers_": 25_000},
+        "16 MB and 0.8 MB": {"rows": 125_000, "customers_": 25_000},
+        "8 MB and 4 MB": {"rows": 62_500, "customers_": 125_000},
+    },
+    keep=True,
+)
+def join(pool: PoolFunction, data: Path, rows: int, customers_: int) -> list[Any]:
+    """Orders in one site, customers in the other; turnover by country."""
+    with pool("A"):
+        left = dd.from_map(orders, range(8), rows=rows)
+    with pool("B"):
+        right = dd.from_map(customers, range(2), rows=customers_)
+    joined = left[left.total > 50].merge(right, on="customer")
+    return [joined.groupby("country").total.sum()]
 
 
 @workload(

@@ -21,7 +21,7 @@ from placement_oracle import Case as Placement
 from benchmarks import rule2022
 from benchmarks.compare import main as compare_main
 from benchmarks.contenders import annotated, contenders, mixes
-from benchmarks.graphs import measured, whole_graph
+from benchmarks.graphs import NotSupported, measured, whole_graph
 from benchmarks.measure import run_once
 from benchmarks.oracle import least_traffic, shrink
 from benchmarks.race import Question, race
@@ -92,7 +92,10 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_plan_sends_more_than_must_be(name: str, stores: Path) -> None:
     """With the true sizes of its outputs, each workload's plan sends at most 1.05 × the bound."""
     workload = WORKLOADS[name]
-    question = Question.of(Case(workload, next(iter(workload.shapes)), stores), threads=2)
+    try:
+        question = Question.of(Case(workload, next(iter(workload.shapes)), stores), threads=2)
+    except NotSupported as reason:
+        pytest.skip(str(reason))
     instance, pools = question.instance, question.plan.pools
     assert question.bound.exact
     assert set(instance.pins.values()) == set(workload.sites)
