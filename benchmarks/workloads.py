@@ -448,16 +448,16 @@ def parquet(
 )
 def join(pool: PoolFunction, data: Path, rows: int, other: int, made: bool = False) -> list[Any]:
     """Orders in one site, customers in the other; turnover by country."""
+
+    def frame(make: Callable[[int, int], pd.DataFrame], files: int, rows: int) -> dd.DataFrame:
+        if made:
+            return dd.from_map(make, range(files), rows=rows)
+        return parquet(data, make, files, rows)
+
     with pool("A"):
-        if made:
-            left = dd.from_map(orders, range(8), rows=rows)
-        else:
-            left = parquet(data, orders, 8, rows)
+        left = frame(orders, 8, rows)
     with pool("B"):
-        if made:
-            right = dd.from_map(customers, range(2), rows=other)
-        else:
-            right = parquet(data, customers, 2, other)
+        right = frame(customers, 2, other)
     joined = left[left.total > 50].merge(right, on="customer")
     return [joined.groupby("country").total.sum()]
 
