@@ -149,9 +149,9 @@ def readme(pool: PoolFunction, data: Path, n: int, m: int) -> list[Any]:
 @workload(
     "Anomaly from a climatology, its years in two sites",
     {
-        "4 years": {"years": 4, "nlat": 60, "nlon": 120},
-        "8 years": {"years": 8, "nlat": 60, "nlon": 120},
-        "4 years, fine grid": {"years": 4, "nlat": 120, "nlon": 240},
+        "4 years": {"years": 4, "nlat": 90, "nlon": 180},
+        "8 years": {"years": 8, "nlat": 90, "nlon": 180},
+        "4 years, 1°": {"years": 4, "nlat": 180, "nlon": 360},
     },
 )
 def anomaly(pool: PoolFunction, data: Path, years: int, nlat: int, nlon: int) -> list[Any]:
@@ -160,7 +160,7 @@ def anomaly(pool: PoolFunction, data: Path, years: int, nlat: int, nlon: int) ->
     for site, start in (("A", 2000), ("B", 2000 + years // 2)):
         months = xr.date_range(f"{start}-01", periods=6 * years, freq="MS")
         dims = {"time": len(months), "lat": nlat, "lon": nlon}
-        chunks = {"time": 12, "lat": nlat // 2}
+        chunks = {"time": 12}
         with pool(site):
             # Two stores: what is read from one store is one array, and can lie in one pool only.
             name = f"t2m_{start}"
