@@ -37,6 +37,19 @@ def test_equal_choices_are_shared_out() -> None:
     assert shares(equal_halves()) == {"A": 50, "B": 50}
 
 
+def test_pieces_of_chunks_are_shared_out() -> None:
+    """Where chunks have to be cut up, half of the pieces go each way, and no more is sent."""
+    with pool("A"):
+        a = da.ones((80, 80), chunks=20, name="in-a")
+    with pool("B"):
+        b = da.ones((80, 80), chunks=20, name="in-b")
+    shifted = a[1:, 1:] - b[:-1, :-1]
+    least = plan_pools(shifted, balance=0).total_bytes
+    links = plan_pools(shifted).bytes_by_link
+    assert sum(links.values()) <= 1.01 * least
+    assert min(links["A", "B"], links["B", "A"]) > 0.4 * least
+
+
 def test_shares_follow_the_number_of_workers() -> None:
     """With 2 workers against 100, nearly all blocks are made by the 100."""
     found = shares(equal_halves(), capacity={"A": 2, "B": 100})
