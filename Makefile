@@ -7,13 +7,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS_demo := xarray
 EXTRAS_test := test
+EXTRAS_bench := bench
 EXTRAS_docs := docs
 APT_GET := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 
 # An active environment must not leak into .venv.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
 
-.PHONY: help demo test lint format docs clean dot FORCE
+.PHONY: help demo test lint format docs bench-sites clean dot FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -24,6 +25,7 @@ help:
 	@echo "make lint    ruff, mypy, codespell, import-linter, validate-pyproject"
 	@echo "make format  let ruff rewrite the code"
 	@echo "make docs    build the documentation"
+	@echo "make bench-sites  as root: compare with others on simulated sites, and write docs/benchmarks.md"
 	@echo "make clean   remove .venv and everything built"
 	@echo "Each sets up what it needs in .venv first. Another Python: make PYTHON=python3.12 test"
 
@@ -52,6 +54,10 @@ format: .venv/.installed-test
 docs: .venv/.installed-docs
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "The documentation is $(CURDIR)/docs/_build/html/index.html"
+
+# About 20 minutes. Some of it, quickly: make bench-sites ARGS="--repeat 1 --no-docs forecast outer"
+bench-sites: .venv/.installed-bench
+	@$(BIN)/python -m benchmarks.sites $(ARGS)
 
 clean:
 	rm -rf .venv build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

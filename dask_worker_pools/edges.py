@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, groupby, pairwise, product, repeat
 from math import prod
-from typing import Any, TypeAlias, TypeGuard, TypeVar
+from typing import Any, TypeAlias, TypeGuard, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -80,19 +80,19 @@ class Chunk:
         """Numbers of these tasks."""
         return range(self.first, self.first + len(self))
 
-    def keys(self) -> Collection[Key]:
+    def keys_in_order(self) -> Collection[Key]:
         """Keys of these tasks, in the order of their numbers."""
         if self.blocks is None:
             return self.listed
         if np.array_equal(self.blocks, np.arange(prod(self.shape))):
-            return list(product(self.names, *map(range, self.shape)))
+            return cast("list[Key]", [*product(self.names, *map(range, self.shape))])
         (name,) = self.names
         return list(_block_keys(name, self.blocks, self.shape))
 
     def numbers_of(self, name: Hashable) -> Iterable[tuple[int, Key]]:
         """Those of these tasks that belong to a collection, with their keys."""
         if name in self.names:
-            for number, key in zip(self.numbers, self.keys()):
+            for number, key in zip(self.numbers, self.keys_in_order()):
                 if name_of(key) == name:
                     yield number, key
 
@@ -283,7 +283,7 @@ class _Reader:
             return
         state[blocks] = READ
         if not _arithmetic(layer, self.slots.grids):
-            keys = set(_block_keys(layer.output, blocks, shape))
+            keys: set[Key] = {*_block_keys(layer.output, blocks, shape)}
             yield self._listed(name, _culled(layer, keys), {})
             return
         inputs = self._block_inputs(layer, _indices(blocks, shape), len(blocks))
@@ -328,9 +328,8 @@ class _Reader:
         for key in keys:
             self.slots.waiting[name_of(key)].discard(key)
         names = set(map(name_of, keys)) if len(keys) > FEW else self.names.get(name, {name})
-        grid = self.slots.grids.get(*names) if len(names) == 1 else None
-        if grid and slots.max() < len(self.slots.state):
-            start, shape = grid  # the keys can be told again
+        if len(names) == 1 and slots.max() < len(self.slots.state):
+            start, shape = self.slots.grids[next(iter(names))]  # the keys can be told again
             return Chunk(name, shape, slots - start, [], slots, inputs, counts, names, marks)
         return Chunk(name, (), None, keys, slots, inputs, counts, names, marks)
 
@@ -397,7 +396,7 @@ def _cut_chunks(chunks: list[Chunk], slots: int) -> list[Chunk]:
     GraphCycle
         Tasks need each other.
     """
-    keys = [key for chunk in chunks for key in chunk.keys()]
+    keys = [key for chunk in chunks for key in chunk.keys_in_order()]
     order = _joined(chunk.slots for chunk in chunks)
     counts = [*chain.from_iterable(chunk.counts for chunk in chunks)]
     number = np.full(slots, -1)
@@ -485,7 +484,7 @@ def _written(
                 continue
             found[key] = {task.key}
         else:
-            found[key] = keys_in_tasks(known, [task])
+            found[key] = keys_in_tasks(cast("Collection[Key]", known), [task])
         for needed in found[key]:
             if needed in tasks:
                 stack.append(needed)

@@ -272,7 +272,9 @@ def _refuse_blocks(
         done.add({head: Task.fuse(*(single[key] for key in tree), key=head)}, pools[head])
 
 
-def _tree(head: Key, heads: Collection[Key], inner: Collection[Key], tasks: KeyedTasks) -> list[Key]:
+def _tree(
+    head: Key, heads: Collection[Key], inner: Collection[Key], tasks: KeyedTasks
+) -> list[Key]:
     """The tasks to fuse into `head`, itself first."""
     tree = {head: None}
     stack = [head]

@@ -77,7 +77,7 @@ class TaskGraph:
         """Key of each number."""
         listed = list(self.edges.outside)
         for chunk in self.edges.chunks:
-            listed += chunk.keys()
+            listed += chunk.keys_in_order()
         return listed
 
     @once

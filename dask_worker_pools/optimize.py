@@ -17,7 +17,15 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
-from dask_worker_pools.annotations import BLOCKED, PLANNED, POOL_KEY, PREFIX, Annotations
+from dask_worker_pools.annotations import (
+    BLOCKED,
+    PLANNED,
+    POOL_KEY,
+    PREFIX,
+    SIZE_KEY,
+    Annotations,
+    annotations_by_key,
+)
 from dask_worker_pools.cluster import (
     check_counted,
     check_peer_to_peer,
@@ -30,6 +38,7 @@ from dask_worker_pools.cluster import (
     threads,
     warn_clients,
 )
+from dask_worker_pools.edges import Chunk
 from dask_worker_pools.fusion import Optimization, Tasks, fuse
 from dask_worker_pools.graph import (
     TaskGraph,
@@ -45,7 +54,7 @@ from dask_worker_pools.lazy import Later
 from dask_worker_pools.options import LinkCost, Missing, Options
 from dask_worker_pools.placement import Pools, place_numbered
 from dask_worker_pools.plan import Plan
-from dask_worker_pools.sizes import layer_sizes
+from dask_worker_pools.sizes import LayerSizes, layer_sizes
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -95,7 +104,10 @@ class Pass:
         if scheduler is not None:
             add_landings(result, tasks.located())
         override = "resources" in self.surrounding
-        layer = _write(result, cluster.resources, tasks, override, again=self.clients is None)
+        again = self.clients is None
+        if again:
+            _keep_declared_sizes(result, graph, tasks)
+        layer = _write(result, cluster.resources, tasks, override, again)
         name = f"pools-{uuid4().hex}"
         return HighLevelGraph({name: layer}, {name: set()})
 
@@ -212,14 +224,33 @@ def told_sizes(graph: HighLevelGraph, tasks: TaskGraph) -> ToldSizes:
             nbytes += [None] * len(chunk)
         elif layer.uniform is not None:
             nbytes += [layer.uniform] * len(chunk)
-        elif chunk.blocks is not None and (blocks := layer.of_blocks(*chunk.names, chunk.blocks)):
-            nbytes += blocks
+        elif told := _told_blocks(layer, chunk):
+            nbytes += told
         else:
-            keys = chunk.keys()
+            keys = chunk.keys_in_order()
             listed = map(layer.of_all(keys).get, keys)
             nbytes += (alike.setdefault(size, size) for size in listed)
     sources = {name: sizes.source for name, sizes in layers.items()}
     return ToldSizes(nbytes, sources, not any(sizes.known for sizes in layers.values()))
+
+
+def _told_blocks(layer: LayerSizes, chunk: Chunk) -> list[float | None] | None:
+    """Sizes of blocks of an array; None where they have to be looked up by key."""
+    if chunk.blocks is None:
+        return None
+    (name,) = chunk.names
+    return layer.of_blocks(name, chunk.blocks)
+
+
+def _keep_declared_sizes(result: Tasks, graph: HighLevelGraph, tasks: TaskGraph) -> None:
+    """Annotate tasks with the sizes that were declared for them: they will be planned again."""
+    for name, layer in graph.layers.items():
+        declared = (layer.annotations or {}).get(SIZE_KEY)
+        if declared is None:
+            continue
+        for key, own in annotations_by_key({SIZE_KEY: declared}, tasks.by_key.keys.get(name, ())):
+            if key in result.graph:
+                result.annotations[key] = {**result.annotations.get(key, {}), **own}
 
 
 def _write(

@@ -18,6 +18,7 @@ from dask_worker_pools.lazy import once
 from dask_worker_pools.report import as_html, as_text
 from dask_worker_pools.words import counted, short_names, size_text
 
+
 @dataclass(frozen=True)
 class Transfer:
     """One task's output, shipped to one other pool.

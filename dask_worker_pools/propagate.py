@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 import cloudpickle
@@ -174,8 +175,10 @@ class Hook:
         return _current_pass(None)(graph, keys, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        data = cloudpickle.dumps(_current_pass(client_ids()))
-        return cloudpickle.loads, (_Compressed(zlib.compress(data)),)
+        now = _current_pass(client_ids())
+        options = {f.name: getattr(now.options, f.name) for f in fields(Options)}
+        said = (options, now.optimizations, now.surrounding, now.clients)
+        return _Code(), (cloudpickle.dumps(said),)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Hook)
@@ -185,6 +188,28 @@ class Hook:
 
     def __repr__(self) -> str:
         return "<propagate_pools>"
+
+
+def _pass_from(said: bytes) -> Pass:
+    """The pass as it was asked for, where it arrives."""
+    options, *rest = cloudpickle.loads(said)
+    return Pass(Options(**options), *rest)
+
+
+@cache
+def _code() -> bytes:
+    """All of this package that `_pass_from` needs: the same each time, and slow to collect."""
+    return zlib.compress(cloudpickle.dumps(_pass_from))
+
+
+class _Code:
+    """Stands for `_pass_from`, and travels by value."""
+
+    def __call__(self, said: bytes) -> Pass:
+        return _pass_from(said)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return cloudpickle.loads, (_Compressed(_code()),)
 
 
 class _Compressed:

@@ -10,6 +10,7 @@ import dask
 import dask.array as da
 import dask.bag as db
 import pytest
+from dask import delayed
 from tracing import run_with_pools, source, traced
 
 from dask_worker_pools import UnknownPools, plan_pools, pool, propagate_pools
@@ -34,6 +35,19 @@ def shares(x: Any, **options: Any) -> Counter[str | None]:
 def test_equal_choices_are_shared_out() -> None:
     """Blocks that may be made in either of two pools at the same cost alternate between them."""
     assert shares(equal_halves()) == {"A": 50, "B": 50}
+
+
+def test_pieces_of_chunks_are_shared_out() -> None:
+    """Where chunks have to be cut up, half of the pieces go each way, and no more is sent."""
+    with pool("A"):
+        a = da.ones((80, 80), chunks=20, name="in-a")
+    with pool("B"):
+        b = da.ones((80, 80), chunks=20, name="in-b")
+    shifted = a[1:, 1:] - b[:-1, :-1]
+    least = plan_pools(shifted, balance=0).total_bytes
+    links = plan_pools(shifted).bytes_by_link
+    assert sum(links.values()) <= 1.01 * least
+    assert min(links["A", "B"], links["B", "A"]) > 0.4 * least
 
 
 def test_shares_follow_the_number_of_workers() -> None:
@@ -117,6 +131,19 @@ def test_declared_sizes_do_not_hinder_fusion() -> None:
         plain = source("plain")
     assert run_with_pools(declared + 1).n_tasks == run_with_pools(plain + 1).n_tasks
     assert all("nbytes" not in said for said in run_with_pools(declared + 1).annotations.values())
+
+
+def test_declared_sizes_outlive_being_built_into_another_collection() -> None:
+    """Sizes of delayed objects count where a list of them was given to another inside the block."""
+    with propagate_pools():
+        with pool("A", nbytes="1 GiB"):
+            large = delayed(str)(1)
+        with pool("B", nbytes="1 kiB"):
+            small = delayed(str)(2)
+        joined = delayed(list)([large, small])
+    plan = plan_pools(joined)
+    assert plan.pools[joined.key] == "A"
+    assert plan.total_bytes == 1024
 
 
 def test_any_of_several_pools() -> None:

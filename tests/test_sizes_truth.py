@@ -28,8 +28,6 @@ LITTLE_TOLD = {
     "nonzero": 0.8,
     "argwhere": 0.8,
     "percentile": 0.7,
-    "qr": 0.4,
-    "svd": 0.4,
     "unique": 0.2,
     "culled": 0.3,
 }

@@ -134,7 +134,43 @@ def _priced(
     )
     found = solve(problem, solution)
     everything = range(len(found))
-    return min(solution, found, key=lambda labels: problem.price(labels, everything))
+    best = min(solution, found, key=lambda labels: problem.price(labels, everything))
+    return _made_at_home(kernel, best)
+
+
+def _made_at_home(kernel: Kernel, solution: Sequence[int]) -> list[int]:
+    """Let what is made of outputs of one pool alone be made there, unless that sends more.
+
+    A fee makes outputs cross early and whole. Then all that is made of them has to stay together.
+    """
+    problem, labels = kernel.problem(0), list(solution)
+    makers: list[set[int]] = [set() for _ in kernel.nodes]
+    for net in kernel.nets:
+        for node in net.consumers:
+            makers[node].add(net.hub)
+
+    def label_of(maker: int) -> int:
+        return labels[maker] if maker >= 0 else ~maker
+
+    for net in sorted(kernel.nets, key=lambda net: net.hub):
+        home = label_of(net.hub)
+        away: dict[int, list[int]] = defaultdict(list)
+        for node in net.consumers:
+            if labels[node] != home:
+                away[labels[node]].append(node)
+        for label, nodes in away.items():
+            if not all(
+                home in kernel.options[node] and {home} == set(map(label_of, makers[node]))
+                for node in nodes
+            ):
+                continue
+            before = problem.price(labels, nodes)
+            for node in nodes:
+                labels[node] = home
+            if problem.price(labels, nodes) > before:
+                for node in nodes:
+                    labels[node] = label
+    return labels
 
 
 def _mixed(
@@ -291,14 +327,14 @@ def _blocks(
     return list(blocks.values())
 
 
-def _root(parent: array[int], task: int) -> int:
+def _root(parent: list[int], task: int) -> int:
     """Who stands for all tasks that `task` was joined with."""
     while (above := parent[task]) != task:
         parent[task] = task = parent[above]
     return task
 
 
-def _neighbourly(kinds: Kinds, inputs: Sequence[int], counts: Sequence[int]) -> list[int]:
+def _neighbourly(kinds: Kinds, inputs: Sequence[int], counts: Sequence[int]) -> Sequence[int]:
     """Place of each task in a breadth-first walk from the ends: what is used together is close.
 
     Inputs of different kinds are visited in an order that depends on nothing but the graph.

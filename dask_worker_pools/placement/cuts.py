@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import permutations, product
+from itertools import cycle, permutations, product
 
 from dask_worker_pools.placement.contraction import contracted, is_contractible
 from dask_worker_pools.placement.maxflow import Network
@@ -39,8 +39,8 @@ from dask_worker_pools.placement.nets import Net, Problem
 
 __all__ = ["solve"]
 
-#: problems with more nodes are contracted first
-MANY = 400
+#: problems with more nodes are contracted first: where one cut answers, and where many are needed
+MANY, SOME = 400, 40
 #: pieces with more nodes × labels are placed greedily, then cut in windows
 LARGE = 16_000
 #: part of the work that is left which a single cut may take
@@ -76,7 +76,8 @@ def solve(problem: Problem, start: Sequence[int] | None = None) -> list[int]:
     >>> solve(Problem([(0, 1)], nets, [[0, 1], [1, 0]]))
     [0]
     """
-    if start is None and len(problem.options) > MANY and is_contractible(problem):
+    many = MANY if len(set().union(*problem.options)) <= 2 else SOME
+    if start is None and len(problem.options) > many and is_contractible(problem):
         smaller, where = contracted(problem)
         found = _solve(smaller, [options[0] for options in smaller.options], fresh=True)
         return [found[node] if node >= 0 else ~node for node in where]
@@ -185,10 +186,14 @@ def _descend(problem: Problem, labels: list[int], piece: list[int], used: set[in
     gaining = True
     while gaining:
         gaining = False
-        for alpha in order:
-            gaining |= _cut(problem, labels, piece, alpha)
-        if gaining or symmetric:
-            continue
+        idle = 0  # labels in a row that did not gain
+        for alpha in cycle(order):
+            # Where costs are the same a cut takes all that its label can gain.
+            idle = int(symmetric) if _cut(problem, labels, piece, alpha) else idle + 1
+            if idle == len(order):
+                break
+        if symmetric:
+            return
         for alpha, beta in permutations(order, 2):
             gaining |= _swap(problem, labels, piece, alpha, beta)
 

@@ -25,6 +25,9 @@ SMALL = 4000
 #: above this many free kinds they are put in an order of their own
 LARGE = 4000
 
+#: how finely sizes are told apart where they only say which of equal choices is taken
+PARTS = 1000
+
 #: label of the kinds that are to be placed
 FREE = -1
 
@@ -106,16 +109,20 @@ def crossing_late(kinds: Kinds, pools: Pools) -> Kinds:
     """Add to each weight the little that makes outputs cross late, where it costs no more.
 
     Of ``load -> scale -> gather``, all of one size and only the last elsewhere, the output of
-    `scale` crosses: what can be done at home is done there. The addition is the number of outputs
-    times the length of the way that is still before them, in a unit so small that all additions
-    together are less than the least difference in traffic.
+    `scale` crosses: what can be done at home is done there. Where an output is cut in pieces, the
+    pieces cross, which may then go to different pools. The addition is the size, in parts of the
+    largest, and the number of outputs, times the length of the way that is still before them. Its
+    unit is so small that all additions together are less than the least difference in traffic.
     """
     height = [0] * len(kinds.label)
     for kind in reversed(range(len(height))):
         users = [height[user] for user in kinds.consumers[kind] if user >= 0]
         height[kind] = 1 + max(users, default=0)
     outputs = Counter(kinds.of)
-    extra = [outputs[kind] * height[kind] for kind in range(len(height))]
+    part = max(1, max(kinds.weight, default=0) // PARTS)
+    extra = [
+        (kinds.weight[kind] // part + outputs[kind]) * height[kind] for kind in range(len(height))
+    ]
     finer = 1 + sum(extra) * max((sum(row) for row in pools.cost), default=0)
     weight = [old * finer + more for old, more in zip(kinds.weight, extra, strict=True)]
     return replace(kinds, weight=weight, unit=kinds.unit * finer)

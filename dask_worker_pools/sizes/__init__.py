@@ -20,6 +20,7 @@ from math import isfinite, isnan
 from numbers import Real
 
 import numpy as np
+import numpy.typing as npt
 from dask.highlevelgraph import HighLevelGraph, Layer
 from dask.typing import Key
 from dask.utils import parse_bytes
@@ -99,14 +100,14 @@ class LayerSizes:
             return {key: table[key] for key in keys if key in table}
         return {key: size for key in keys if (size := self.of(key)) is not None}
 
-    def of_blocks(self, name: object, blocks: Sequence[int]) -> list[float | None] | None:
+    def of_blocks(self, name: object, blocks: npt.NDArray[np.int64]) -> list[float | None] | None:
         """Give the bytes of blocks by their place in the grid that a collection's keys form.
 
         Parameters
         ----------
         name : object
             The first part of the keys.
-        blocks : sequence of int
+        blocks : array of int
             Places in the grid, in the order of the keys.
 
         Returns

@@ -9,6 +9,7 @@ or of a cumulative sum, delayed functions) are told one by one, when asked for.
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Set
 from dataclasses import replace
+from itertools import product
 from math import isnan
 from typing import Any, cast
 
@@ -21,7 +22,14 @@ from dask.typing import Key
 from dask_worker_pools.sizes.grid import Axis, Grid, lengths_of
 from dask_worker_pools.sizes.measure import Block, Bytes, Unknown, fixed_itemsize, nbytes
 from dask_worker_pools.sizes.rules import as_block
-from dask_worker_pools.sizes.shapes import GraphNode, Task, convert_legacy_task, infer, misleading
+from dask_worker_pools.sizes.shapes import (
+    GraphNode,
+    Task,
+    convert_legacy_task,
+    gives_several,
+    infer,
+    misleading,
+)
 
 __all__ = ["GraphBlocks"]
 
@@ -367,6 +375,11 @@ def _mapped(
 
 
 def _tasks(layer: Layer) -> Mapping[Key, object]:
+    if isinstance(layer, Blockwise) and gives_several(layer.task.func):
+        # No grid is made of tuples. Such layers (decompositions of matrices) have few blocks: what
+        # is written out here is a copy.
+        blocks = product(*(range(layer.dims[i]) for i in layer.output_indices))
+        return dict(cast("Any", layer)._cull(layer.output_blocks or set(blocks)))
     if isinstance(layer, Blockwise | ArrayOverlapLayer) or not layer.is_materialized():
         return {}
     return getattr(layer, "mapping", layer)

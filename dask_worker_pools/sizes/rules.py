@@ -16,7 +16,7 @@ import numpy as np
 
 from dask_worker_pools.sizes.measure import Block, Unknown
 
-__all__ = ["MISLEADING", "RULES", "SELECTIONS", "as_block", "elementwise", "truth"]
+__all__ = ["MISLEADING", "RULES", "SELECTIONS", "SEVERAL", "as_block", "elementwise", "truth"]
 
 
 def as_block(value: Any) -> Block:
@@ -258,6 +258,32 @@ def _astype(x: Any, astype_dtype: Any = None, **_: Any) -> Block:
     return Block(as_block(x).shape, np.dtype(astype_dtype))
 
 
+def _qr(a: Any) -> tuple[Block, Block]:
+    a = as_block(a)
+    rows, columns = a.shape
+    rank = min(rows, columns)
+    return Block((rows, rank), a.dtype), Block((rank, columns), a.dtype)
+
+
+def _svd(a: Any) -> tuple[Block, Block, Block]:
+    a = as_block(a)
+    rows, columns = a.shape
+    values = Block((min(a.shape),), np.empty(0, a.dtype).real.dtype)
+    return Block((rows, rows), a.dtype), values, Block((columns, columns), a.dtype)
+
+
+def _dot(a: Any, b: Any) -> Block:
+    a, b = as_block(a), as_block(b)
+    if not (a.ndim and b.ndim):
+        raise Unknown("a product with a number")
+    rest = b.shape[:-2] + b.shape[-1:] if b.ndim > 1 else ()
+    return Block(a.shape[:-1] + rest, np.result_type(a.dtype, b.dtype))
+
+
+def _solve(a: Any, b: Any) -> Block:
+    return Block(as_block(b).shape, np.result_type(as_block(a).dtype, as_block(b).dtype))
+
+
 def _unchanged(x: Any, *_: Any, **__: Any) -> Any:
     return x
 
@@ -319,6 +345,9 @@ _STEPS: dict[str, Callable[..., Any]] = {
     ),
 }
 
+#: Functions that give several arrays at once.
+SEVERAL = frozenset(("numpy.linalg.qr", "dask.array.linalg._wrapped_qr", "numpy.linalg.svd"))
+
 #: Functions that pick elements, by an index that may be another array's block.
 SELECTIONS = frozenset(("_operator.getitem", f"{_CHUNK}.getitem"))
 
@@ -366,4 +395,12 @@ RULES: dict[str, Callable[..., Any]] = {
     "method reshape": _reshape,
     "numpy.reshape": _reshape,
     f"{_CHUNK}.astype": _astype,
+    "numpy.linalg.qr": _qr,
+    "dask.array.linalg._wrapped_qr": _qr,
+    "numpy.linalg.svd": _svd,
+    "builtins.tuple": tuple,
+    "numpy.vstack": _concatenate,
+    "numpy.dot": _dot,
+    "dask.array.utils.solve_triangular_safe": _solve,
+    "dask.array.linalg._solve_triangular_lower": _solve,
 }

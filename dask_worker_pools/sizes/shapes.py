@@ -27,12 +27,13 @@ from dask_worker_pools.sizes.rules import (
     MISLEADING,
     RULES,
     SELECTIONS,
+    SEVERAL,
     as_block,
     elementwise,
     truth,
 )
 
-__all__ = ["GraphNode", "Task", "convert_legacy_task", "infer", "misleading"]
+__all__ = ["GraphNode", "Task", "convert_legacy_task", "gives_several", "infer", "misleading"]
 
 
 def infer(node: object, lookup: Callable[[Key], object]) -> object:
@@ -110,6 +111,11 @@ def misleading(func: Any, kwargs: Mapping[str, Any], *, blockwise: bool) -> bool
     """
     names = MISLEADING | SELECTIONS if blockwise else MISLEADING
     return any(keywords.get("keepdims", name in names) for name, keywords in _steps(func, kwargs))
+
+
+def gives_several(func: Any) -> bool:
+    """Tell whether a function gives several arrays at once."""
+    return _name(func) in SEVERAL
 
 
 def _steps(func: Any, kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

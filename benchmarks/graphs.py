@@ -1,0 +1,102 @@
+"""What a computation is, before anyone optimises it: its whole graph, and the true sizes in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from dask._expr import HLGExpr  # the one place where graphs get their finalize tasks
+from dask._task_spec import convert_legacy_graph
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
+from dask.sizeof import sizeof
+from dask.typing import Key
+from dask.utils import ensure_dict
+
+from dask_worker_pools.graph import read
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A computation as a problem of placement, with sizes as Dask's workers measure them."""
+
+    dependencies: dict[Key, frozenset[Key]]
+    pins: dict[Key, str]
+    sizes: dict[Key, float]  #: bytes of each output, measured by running all tasks
+    outputs: list[Any]  #: what the wanted tasks gave
+
+    def pinned_bytes(self) -> dict[str, float]:
+        """Bytes that lie in each pool to begin with."""
+        total: Counter[str] = Counter()
+        for key, pool in self.pins.items():
+            total[pool] += self.sizes[key]  # type: ignore[assignment]
+        return dict(total)
+
+
+class NotSupported(Exception):
+    """There are no pools for some kind of collection in this version of the library."""
+
+
+def are_frames(collections: Sequence[Any]) -> bool:
+    """Whether there are dataframes among collections."""
+    return any(hasattr(collection, "expr") for collection in collections)
+
+
+def _graph_of_frames(frames: Sequence[Any]) -> tuple[HighLevelGraph, list[Key]]:
+    try:
+        graphs = import_module("dask_worker_pools.expr.graphs")
+    except ModuleNotFoundError:
+        raise NotSupported("dataframes have no pools in this version of the library") from None
+    graph, keys = graphs.graph_of(list(frames))
+    return graph, list(keys)
+
+
+def whole_graph(collections: Sequence[Any], keep: bool) -> tuple[HighLevelGraph, list[Key]]:
+    """The graph that ``compute`` (or ``persist``, if `keep`) of collections sends, and its outputs.
+
+    ``compute`` adds one task for each collection, which puts its parts together.
+    """
+    graphs, outputs = [], list[Key]()
+    if are_frames(collections):
+        if not keep:
+            raise NotImplementedError("Dataframes are only persisted here.")
+        return _graph_of_frames(collections)
+    for collection in collections:
+        expression = HLGExpr.from_collection(collection, optimize_graph=False)
+        if not keep:
+            expression = expression.finalize_compute().optimize()
+        graphs.append(expression.hlg)
+        outputs += flatten(expression.__dask_keys__())
+    return HighLevelGraph.merge(*graphs), outputs
+
+
+def measured(graph: HighLevelGraph, outputs: Sequence[Key]) -> Instance:
+    """Run every task that outputs need here, one after the other, and measure what it gives."""
+    tasks = convert_legacy_graph(ensure_dict(graph))
+    found = read(graph, outputs)
+    users = Counter(key for inputs in found.dependencies.values() for key in inputs)
+    users.update(outputs)
+    results: dict[Key, Any] = {}
+    sizes: dict[Key, float] = {}
+    waiting = list(outputs)
+    while waiting:
+        key = waiting[-1]
+        if key in sizes:
+            waiting.pop()
+            continue
+        inputs = found.dependencies[key]
+        missing = [needed for needed in inputs if needed not in sizes]
+        if missing:
+            waiting += missing
+            continue
+        results[key] = tasks[key]({needed: results[needed] for needed in inputs})
+        sizes[key] = float(sizeof(results[key]))
+        for needed in inputs:
+            users[needed] -= 1
+            if not users[needed]:
+                del results[needed]
+    dependencies = {key: frozenset(inputs) for key, inputs in found.dependencies.items()}
+    return Instance(dependencies, dict(found.pins), sizes, [results[key] for key in outputs])
