@@ -78,6 +78,9 @@ def prepare(version: str) -> Path:
         [*pip, "--editable", f"{ROOT}[test]", *wanted],
         check=True,
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     stamp.write_text(digest)
     return python
@@ -88,6 +91,7 @@ def run(version: str, arguments: Sequence[str] = ()) -> Outcome:
     try:
         python = prepare(version)
     except subprocess.CalledProcessError as error:
+        print(error.stdout, file=sys.stderr)
         return Outcome(version, problem=f"installing failed with code {error.returncode}")
     report = ENVIRONMENTS / f"dask-{version}" / "report.xml"
     report.unlink(missing_ok=True)
