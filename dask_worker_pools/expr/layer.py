@@ -1,0 +1,90 @@
+"""The graph of expressions with pools: one layer that is planned where it is materialised.
+
+In the user's process it is the graph as Dask would have built it, with the user's pins as
+annotations. On its way to a scheduler it becomes a `PlannedLayer`, which takes the pass along. In
+a graph of arrays or delayed objects, which has a pass of its own, it is opened instead, and
+planned together with the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
+from typing import Any
+
+import cloudpickle
+from dask._expr import Expr, HLGExpr
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+from dask.typing import Key
+
+from dask_worker_pools.expr.markers import bare
+from dask_worker_pools.expr.planned import FRAME, Placed, PlannedLayer
+from dask_worker_pools.expr.regions import delayed_pins, places_of
+from dask_worker_pools.propagate import is_on, sent_pass
+
+
+class PlacedLayer(MaterializedLayer):
+    """The tasks of lowered expressions with markers, in the user's process."""
+
+    def __init__(self, exprs: Iterable[Any]) -> None:
+        Layer.__init__(self, {"": ""}, {"type": FRAME})
+        marked = list(exprs)
+        plain = [bare(expr) for expr in marked]
+        self.placed = Placed(plain, places_of(marked), delayed_pins(plain))
+
+    def opened(self) -> MaterializedLayer:
+        """The tasks with the user's pins."""
+        return self._opened
+
+    @cached_property
+    def _opened(self) -> MaterializedLayer:
+        return self.placed.layer()
+
+    @property
+    def mapping(self) -> Mapping[Key, Any]:  # type: ignore[override]
+        """The tasks."""
+        return self._opened.mapping
+
+    @property
+    def annotations(self) -> Mapping[str, Any] | None:
+        """The user's pins."""
+        return self._opened.annotations
+
+    @annotations.setter
+    def annotations(self, value: Any) -> None:
+        pass  # they follow from the markers
+
+    def __setitem__(self, key: Key, task: Any) -> None:
+        """Add a task; Dask does so when it makes an array of a frame."""
+        self.placed.added[key] = task
+        self.__dict__.pop("_opened", None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not is_on():
+            return MaterializedLayer, (self.mapping,)
+        placed = self.placed
+        state = placed.exprs, placed.places, placed.said, placed.added
+        return ByValue(partial(PlannedLayer.arrive, sent_pass())), state
+
+
+class ByValue:
+    """A function that travels by value: where it arrives this package need not be installed."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        return self.function(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return cloudpickle.loads, (cloudpickle.dumps(self.function),)
+
+
+def sent(expr: Any, plain: Expr) -> tuple[Any, ...]:
+    """What a lowered expression is pickled as, on its way to a scheduler."""
+    if not is_on():
+        reduced: tuple[Any, ...] = plain.__reduce__()
+        return reduced
+    graph = HighLevelGraph({FRAME: expr.layer}, {FRAME: set()})
+    return HLGExpr, (graph, None, expr.__dask_keys__())
