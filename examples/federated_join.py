@@ -126,5 +126,8 @@ def size(table):
 
 
 if __name__ == "__main__":
+    # From the module, which workers import, too: file systems of fsspec cannot travel by value.
+    from federated_join import main
+
     with tempfile.TemporaryDirectory() as directory:
         main(Path(directory, "eu", "orders"), Path(directory, "us", "customers"))
