@@ -9,6 +9,7 @@ planned together with the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,10 +18,10 @@ from dask._expr import Expr, HLGExpr
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
-from dask_worker_pools.expr.markers import bare
-from dask_worker_pools.expr.planned import FRAME, Placed, PlannedLayer
-from dask_worker_pools.expr.regions import delayed_pins, places_of
+from dask_worker_pools.expr.planned import PlannedLayer
+from dask_worker_pools.expr.regions import placed
 from dask_worker_pools.propagate import is_on, sent_pass
+from dask_worker_pools.sizes import FRAME
 
 
 class PlacedLayer(MaterializedLayer):
@@ -28,9 +29,7 @@ class PlacedLayer(MaterializedLayer):
 
     def __init__(self, exprs: Iterable[Any]) -> None:
         Layer.__init__(self, {"": ""}, {"type": FRAME})
-        marked = list(exprs)
-        plain = [bare(expr) for expr in marked]
-        self.placed = Placed(plain, places_of(marked), delayed_pins(plain))
+        self.placed = placed(exprs)
 
     def opened(self) -> MaterializedLayer:
         """The tasks with the user's pins."""
@@ -62,8 +61,7 @@ class PlacedLayer(MaterializedLayer):
     def __reduce__(self) -> tuple[Any, ...]:
         if not is_on():
             return MaterializedLayer, (self.mapping,)
-        placed = self.placed
-        state = placed.exprs, placed.places, placed.said, placed.added
+        state = tuple(getattr(self.placed, one.name) for one in fields(self.placed))
         return ByValue(partial(PlannedLayer.arrive, sent_pass())), state
 
 
