@@ -106,7 +106,9 @@ def main(orders_path, customers_path):
             result = revenue(orders, customers).compute()
 
     expected = revenue(bought, known)
-    pd.testing.assert_series_equal(result.sort_index(), expected.sort_index())
+    result, expected = result.sort_index(), expected.sort_index()
+    # Dask has strings of another kind.
+    pd.testing.assert_series_equal(result, expected, check_index_type=False)
     print("  the result equals that of pandas")
 
     large = bought.loc[bought.total > 100, ["customer", "total"]]
