@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dask._expr import Expr
 
 from dask_worker_pools.annotations import BLOCKED, check_pool_name
 from dask_worker_pools.errors import ConflictingPools
-from dask_worker_pools.expr.markers import Marker, kind_of, lifted, marker
+from dask_worker_pools.expr.markers import Marker, bare, kind_of, lifted, marker
 
 T = TypeVar("T")
 
@@ -52,11 +52,24 @@ def assign_pool(collection: T, name: str | None) -> T:
             f"dask.dataframe, but got {collection!r} of type {type(collection).__name__}. "
             "Build others inside pool()."
         )
-    if isinstance(expr, Marker):
-        if expr.place not in (None, place):
-            pools = sorted({str(expr.place), str(place)})
-            raise ConflictingPools(expr.frame._name, type(expr.frame).__name__, pools)
-        new = marker(type(expr), expr, place)
-    else:
-        new = marker(kind, lifted(expr, place), place)
+    if isinstance(expr, Marker) and expr.place not in (None, place):
+        pools = sorted({str(expr.place), str(place)})
+        raise ConflictingPools(bare(expr)._name, type(expr.frame).__name__, pools)
+    frame = expr.frame if isinstance(expr, Marker) else expr
+    below, _, pins = lifted(frame, place)
+    new = marker(kind, below, place, {*pins, *_without_pool(frame)})
     return type(collection)(new)  # type: ignore[call-arg]
+
+
+def _without_pool(expr: Any) -> set[str]:
+    """Bare names of the expressions that no marker stands above."""
+    names: dict[str, Any] = {}
+    found: set[str] = set()
+    stack = [expr]
+    while stack:
+        one = stack.pop()
+        name = bare(one, names)._name
+        if not isinstance(one, Marker) and name not in found:
+            found.add(name)
+            stack.extend(one.dependencies())
+    return found

@@ -21,7 +21,7 @@ class _FrameMarker(Marker, FrameExpr):
     """What a marker tells Dask about itself: whatever the frame below would say."""
 
     family = FrameExpr
-    _parameters = ["frame", "place"]  # noqa: RUF012
+    _parameters = ["frame", "place", "pins"]  # noqa: RUF012
     _is_length_preserving = True
 
     @cached_property

@@ -8,6 +8,7 @@ planned together with the rest.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import cached_property, partial
@@ -60,6 +61,7 @@ class PlacedLayer(MaterializedLayer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not is_on():
+            warn_ignored()
             return MaterializedLayer, (self.mapping,)
         state = tuple(getattr(self.placed, one.name) for one in fields(self.placed))
         return ByValue(partial(PlannedLayer.arrive, sent_pass())), state
@@ -82,7 +84,17 @@ class ByValue:
 def sent(expr: Any, plain: Expr) -> tuple[Any, ...]:
     """What a lowered expression is pickled as, on its way to a scheduler."""
     if not is_on():
+        warn_ignored()
         reduced: tuple[Any, ...] = plain.__reduce__()
         return reduced
     graph = HighLevelGraph({FRAME: expr.layer}, {FRAME: set()})
     return HLGExpr, (graph, None, expr.__dask_keys__())
+
+
+def warn_ignored() -> None:
+    """Say that pools are not honoured."""
+    warnings.warn(
+        "A dask.dataframe with pools is computed outside of propagate_pools(): they are ignored.",
+        UserWarning,
+        stacklevel=2,
+    )

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from dask._expr import Expr, _ExprSequence
 
 from dask_worker_pools.expr.places import LIVE, Place, inside, within
+from dask_worker_pools.expr.went import remember
 
 if TYPE_CHECKING:
-    from dask_worker_pools.expr.layer import PlacedLayer
+    from dask.highlevelgraph import MaterializedLayer
 
 Dependents = defaultdict[str, list[weakref.ref[Expr]]]
 
@@ -29,6 +30,7 @@ class Marker:
 
     frame: Any
     place: Place
+    pins: tuple[str, ...]  #: bare names of the expressions below that the user pinned here
     operands: list[Any]
     _name: str
 
@@ -44,11 +46,11 @@ class Marker:
     def __str__(self) -> str:
         return f"{type(self).__name__}({self.frame}, {self.place!r})"
 
-    def around(self, frame: Any, place: Place) -> Any:
-        """A marker of this kind, and never a marker directly around a marker of the same place."""
-        return marker(type(self), frame, place)
-
     # --- what Dask's optimiser calls
+
+    def finalize_compute(self) -> Any:
+        """What is computed for the user, in the pool too."""
+        return marker(type(self), self.frame.finalize_compute(), self.place, self.pins)
 
     def simplify_once(self, dependents: Dependents, simplified: dict[str, Any]) -> Any:
         """Simplify what is below as if there were no marker."""
@@ -70,14 +72,16 @@ class Marker:
             with within(self.place):
                 frame = step(self.frame)
             if frame._name != self.frame._name or (kind and not isinstance(self, kind)):
-                done[self._name] = marker(kind or type(self), frame, self.place)
+                done[self._name] = marker(kind or type(self), frame, self.place, self.pins)
             else:
                 done[self._name] = self
         return done[self._name]
 
     def _simplify_up(self, parent: Any, dependents: Dependents) -> Any:
         if type(parent) is _ExprSequence:
-            return PlacedSequence(*parent.operands)
+            from dask_worker_pools.expr.sequence import PlacedSequence
+
+            return PlacedSequence.of(parent.operands)
         if isinstance(parent, Marker) or not isinstance(parent, self.family):
             return None
         if inside() is not None:  # the user said where the parent runs
@@ -88,7 +92,7 @@ class Marker:
     # --- the graph
 
     @property
-    def layer(self) -> PlacedLayer:
+    def layer(self) -> MaterializedLayer:
         """The graph, with its pools, as one layer that is planned where it is materialised."""
         from dask_worker_pools.expr.layer import PlacedLayer
 
@@ -97,40 +101,17 @@ class Marker:
     def _layer(self) -> Any:
         return self.layer
 
-    __dask_graph__ = _layer
+    def __dask_graph__(self) -> Any:
+        remember(bare(self)._name, LIVE if self.place is None else self.place)
+        return self.layer
 
     def __dask_annotations__(self) -> dict[str, Any]:
         return {}
 
     def __dask_keys__(self) -> Any:
-        return bare(self).__dask_keys__()
-
-
-class PlacedSequence(_ExprSequence):
-    """Several expressions computed at once, some of them with a pool: planned together."""
-
-    @property
-    def layer(self) -> PlacedLayer:
-        """The graph of all, as one layer."""
-        from dask_worker_pools.expr.layer import PlacedLayer
-
-        return PlacedLayer(self.operands)
-
-    def __dask_graph__(self) -> Any:
-        return self.layer
-
-    _layer = __dask_graph__
-
-    def __dask_annotations__(self) -> dict[str, Any]:
-        return {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        from dask_worker_pools.expr.layer import sent
-
-        return sent(self, bare_sequence(self))
-
-    def __dask_keys__(self) -> list[Any]:
-        return [list(bare(op).__dask_keys__()) for op in self.operands]
+        plain = bare(self)
+        remember(plain._name, LIVE if self.place is None else self.place)
+        return plain.__dask_keys__()
 
 
 #: The kinds of markers that there are; each adds itself where it is defined.
@@ -142,19 +123,15 @@ def kind_of(expr: Any) -> type[Any] | None:
     return next((kind for kind in KINDS if isinstance(expr, kind.family)), None)
 
 
-def bare_sequence(sequence: _ExprSequence) -> _ExprSequence:
-    """The same expressions without markers."""
-    return _ExprSequence(*map(bare, sequence.operands))
-
-
-def marker(kind: type[Any], frame: Any, place: Place) -> Any:
-    """A marker around `frame`, unless a marker that says more is there."""
-    if isinstance(frame, Marker):
-        if place is None or frame.place == place:
-            return frame if isinstance(frame, kind) else kind(frame.frame, frame.place)
-        if frame.place is None:
-            return kind(frame.frame, place)
-    return kind(frame, place)
+def marker(kind: type[Any], frame: Any, place: Place, pins: Iterable[str] = ()) -> Any:
+    """A marker around `frame`. Of two that would stand around each other, one says all."""
+    pinned = set(pins)
+    if isinstance(frame, Marker) and (place is None or frame.place in (place, None)):
+        if frame.place is not None:
+            place = frame.place
+            pinned.update(frame.pins)
+        frame = frame.frame
+    return kind(frame, place, tuple(sorted(pinned)))
 
 
 def floated(parent: Any, kind: type[Any], root: bool) -> Any:
@@ -165,18 +142,24 @@ def floated(parent: Any, kind: type[Any], root: bool) -> Any:
     places = {one.place for one in parent.dependencies() if isinstance(one, Marker)}
     single = next(iter(places)) if len(places) == 1 else None
     if single is None or single is LIVE:
-        return marker(kind, lifted(parent, None), None) if root or None in places else None
-    return marker(kind, lifted(parent, single), single)
+        return marker(kind, lifted(parent, None)[0], None) if root or None in places else None
+    return marker(kind, *lifted(parent, single))
 
 
-def lifted(parent: Any, place: Place) -> Any:
-    """`parent` with no markers of `place`, and none without a place, right below it."""
-    operands = [
-        op.frame if isinstance(op, Marker) and op.place in (place, None) else op
-        for op in parent.operands
-    ]
+def lifted(parent: Any, place: Place) -> tuple[Any, Place, set[str]]:
+    """`parent` with no markers of `place`, and none without a place, right below it.
+
+    With it come `place` and what the markers that were there had pinned.
+    """
+    pins: set[str] = set()
+    operands = []
+    for op in parent.operands:
+        if isinstance(op, Marker) and op.place in (place, None):
+            pins.update(op.pins)
+            op = op.frame
+        operands.append(op)
     changed = any(new is not old for new, old in zip(operands, parent.operands))
-    return type(parent)(*operands) if changed else parent
+    return (type(parent)(*operands) if changed else parent), place, pins
 
 
 def bare(expr: Any, done: dict[str, Any] | None = None) -> Any:

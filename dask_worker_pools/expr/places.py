@@ -7,7 +7,7 @@ planner chooses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -43,6 +43,12 @@ def annotations_of(place: Place) -> Annotations:
     if isinstance(place, str):
         return {POOL_KEY: place, "resources": {PREFIX + place: 0}}
     return {} if place is None or place is LIVE else {POOL_KEY: place}
+
+
+def single_place(places: Iterable[Place]) -> Place:
+    """The place of what has parts in `places`: theirs if it is one, else none."""
+    found = set(places)
+    return found.pop() if len(found) == 1 else None
 
 
 _inside: ContextVar[Place] = ContextVar("_inside", default=None)

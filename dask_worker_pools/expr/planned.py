@@ -117,6 +117,16 @@ def plan_tasks(placed: Placed, run: Pass) -> MaterializedLayer:
     return _joined(layer, inside, stubs, pools)
 
 
+def by_expression(placed: Placed) -> HighLevelGraph:
+    """All tasks with the user's pins, in a layer for each expression."""
+    layers: dict[str, Layer] = {}
+    inputs: dict[str, set[str]] = {}
+    for expr, own in _tasks(placed.exprs):
+        layers[expr._name] = annotated_layer(own, placed.annotated(expr, own))
+        inputs[expr._name] = {one._name for one in expr.dependencies()}
+    return HighLevelGraph(layers, inputs)
+
+
 def _tasks(exprs: Iterable[Any]) -> Iterator[tuple[Any, Tasks]]:
     """Each expression with its tasks, all in Dask's present form."""
     layers = [(expr, expr._layer()) for expr in walk(exprs)]

@@ -10,7 +10,7 @@ from dask.typing import Key
 
 from dask_worker_pools.annotations import Annotations, annotations_by_key
 from dask_worker_pools.expr.markers import Marker, bare
-from dask_worker_pools.expr.places import LIVE, Place
+from dask_worker_pools.expr.places import LIVE, Place, place_in
 from dask_worker_pools.expr.planned import Placed, walk
 from dask_worker_pools.expr.rows import Estimates
 from dask_worker_pools.graph import as_high_level
@@ -112,3 +112,10 @@ def delayed_annotations(expr: Any) -> dict[Key, Annotations]:
         for layer in as_high_level(one.__dask_graph__()).layers.values():
             said.update(annotations_by_key(layer.annotations, layer.keys()))
     return said
+
+
+def delayed_places(expr: Any) -> set[Place]:
+    """The places of the delayed objects that an expression holds; empty if nothing was said."""
+    delayed = _delayed(expr)
+    said = delayed_annotations(expr) if delayed else {}
+    return {place_in(said.get(one.key, {})) for one in delayed} if said else set()
