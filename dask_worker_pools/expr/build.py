@@ -9,7 +9,7 @@ import dask
 
 from dask_worker_pools.expr.markers import Marker, bare, floated, lifted, marker
 from dask_worker_pools.expr.pins import pinned
-from dask_worker_pools.expr.places import Place, place_in, single_place
+from dask_worker_pools.expr.places import Place, inside, place_in, single_place
 from dask_worker_pools.expr.regions import delayed_places
 from dask_worker_pools.expr.went import remembered
 
@@ -28,6 +28,9 @@ def built(kind: type[Any]) -> Callable[[Any], Any]:
             pinned(markers)  # complains as early as it can
         if markers:
             return floated(expr, kind, root=True)
+        # Dask's optimiser computes parts of an expression, which may have markers further down.
+        if inside() is None and any(isinstance(one, Marker) for one in expr.walk()):
+            return marker(kind, expr, None)
         if places := _inherited(expr):
             return marker(kind, expr, single_place(places))
         return expr

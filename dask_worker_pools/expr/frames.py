@@ -13,8 +13,9 @@ from dask.dataframe.dask_expr._expr import Blockwise
 from dask.dataframe.dask_expr._expr import Expr as FrameExpr
 from dask.typing import Key
 
-from dask_worker_pools.expr.layer import sent
+from dask_worker_pools.expr.layer import ByValue, sent
 from dask_worker_pools.expr.markers import KINDS, Marker, bare
+from dask_worker_pools.expr.places import within
 
 
 class _FrameMarker(Marker, FrameExpr):
@@ -30,7 +31,8 @@ class _FrameMarker(Marker, FrameExpr):
 
     @property
     def npartitions(self) -> Any:
-        return self.frame.npartitions
+        with within(self.place):
+            return self.frame.npartitions
 
     @property
     def columns(self) -> Any:
@@ -45,7 +47,9 @@ class _FrameMarker(Marker, FrameExpr):
         return self.frame.unique_partition_mapping_columns_from_shuffle
 
     def _divisions(self) -> Any:
-        return self.frame.divisions
+        # Dask computes the quantiles for an index here.
+        with within(self.place):
+            return self.frame.divisions
 
     def _task(self, key: Key, index: int) -> Any:
         return Alias(key, (self.frame._name, index))
@@ -54,12 +58,24 @@ class _FrameMarker(Marker, FrameExpr):
 class FrameInPool(_FrameMarker, Blockwise):
     """A frame in a pool, as it was built: to Dask, one more blockwise step."""
 
+    def __reduce__(self) -> Any:
+        return ByValue(_unpickled), (self.frame, self.place, self.pins)
+
 
 class LoweredFrameInPool(_FrameMarker):
     """A frame in a pool, lowered: not blockwise, so that fusion stops here."""
 
     def __reduce__(self) -> Any:
         return sent(self, bare(self))  # it is on its way to a scheduler
+
+
+def _unpickled(frame: Any, place: Any, pins: Any) -> Any:
+    """A marker again; a frame without pools where this package is not installed."""
+    try:
+        from dask_worker_pools.expr import frames
+    except ImportError:
+        return frame
+    return frames.FrameInPool(frame, place, pins)
 
 
 FrameInPool.settled = LoweredFrameInPool.settled = LoweredFrameInPool

@@ -84,7 +84,7 @@ class Marker:
             return PlacedSequence.of(parent.operands)
         if isinstance(parent, Marker) or not isinstance(parent, self.family):
             return None
-        if inside() is not None:  # the user said where the parent runs
+        if inside() not in (None, ()):  # the user said where the parent runs
             return None
         root = not any(ref() is not None for ref in dependents.get(parent._name, ()))
         return floated(parent, type(self), root)

@@ -23,6 +23,7 @@ from dask_worker_pools.annotations import (
     pools_in,
 )
 from dask_worker_pools.errors import ConflictingPools
+from dask_worker_pools.propagate import is_on
 
 Place = str | tuple[str, ...] | bool | None
 
@@ -51,11 +52,12 @@ def single_place(places: Iterable[Place]) -> Place:
     return found.pop() if len(found) == 1 else None
 
 
-_inside: ContextVar[Place] = ContextVar("_inside", default=None)
+#: The place of the marker below which Dask's optimiser is at work; () where it is not.
+_inside: ContextVar[Place] = ContextVar("_inside", default=())
 
 
 def inside() -> Place:
-    """The place of the marker below which Dask's optimiser is at work."""
+    """The place of the marker below which Dask's optimiser is at work; () where it is not."""
     return _inside.get()
 
 
@@ -63,6 +65,7 @@ def inside() -> Place:
 def within(place: Place) -> Iterator[None]:
     """A block in which what Dask computes on its own account runs in a place."""
     names = (place,) if isinstance(place, str) else place if isinstance(place, tuple) else ()
+    names = names if is_on() else ()
     token = _inside.set(place)
     try:
         with pool(*names) if names else nullcontext():
