@@ -32,8 +32,12 @@ from dask_worker_pools import (
 )
 from dask_worker_pools.expr.markers import Marker, bare
 from dask_worker_pools.expr.rows import Estimates
+from dask_worker_pools.graph import name_of
 
 SOURCES = ["pandas", "parquet", "map"]
+
+# Dask's own readers, with pandas 3.1.
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,7 +96,7 @@ def computed(collection: Any) -> Any:
 @pytest.mark.parametrize("name", QUERIES)
 def test_plan_under_one_pool_is_dasks_own(kind: str, name: str, tables: Path) -> None:
     """Below its marker, the optimised plan of a query in one pool is named as that of plain Dask:
-    as computed, as persisted, and not fused.
+    as computed, and as fused for `persist`.
     """
     plain = QUERIES[name](*source(kind, tables))
     with pool("A"):
@@ -102,10 +106,23 @@ def test_plan_under_one_pool_is_dasks_own(kind: str, name: str, tables: Path) ->
     for one, other in (
         (computed(marked), computed(plain)),
         (marked.optimize(fuse=True).expr, plain.optimize(fuse=True).expr),
-        (marked.optimize(fuse=False).expr, plain.optimize(fuse=False).expr),
     ):
         assert isinstance(one, Marker)
         assert bare(one)._name == other._name
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("name", [name for name in QUERIES if "merge" in name])
+def test_plan_of_a_join_is_dasks_own(kind: str, name: str, tables: Path) -> None:
+    """Without its markers, the optimised plan of a join of two pools is that of plain Dask."""
+    plain = QUERIES[name](*source(kind, tables))
+    with pool("A"):
+        orders, _ = source(kind, tables)
+    with pool("B"):
+        _, customers = source(kind, tables)
+    marked = computed(QUERIES[name](orders, customers))
+    assert isinstance(marked, Marker)
+    assert bare(marked)._name == computed(plain)._name
 
 
 def test_there_are_enough_queries() -> None:
@@ -125,31 +142,25 @@ def test_queries_across_pools_keep_their_values(kind: str, name: str, tables: Pa
         _, customers = source(kind, tables)
     with propagate_pools():
         got = QUERIES[name](orders, customers).compute()
-    for frame in (got, wanted):
-        frame.index.name = None
-    columns = list(got.columns) if isinstance(got, pd.DataFrame) else None
-    by = {"by": columns} if columns else {}
-    pd.testing.assert_frame_equal(
-        pd.DataFrame(got).sort_values(**by, ignore_index=True)
-        if by
-        else pd.DataFrame(got).sort_index(),
-        pd.DataFrame(wanted).sort_values(**by, ignore_index=True)
-        if by
-        else pd.DataFrame(wanted).sort_index(),
-    )
+    pd.testing.assert_frame_equal(_in_order(got), _in_order(wanted))
+
+
+def _in_order(result: Any) -> pd.DataFrame:
+    frame = pd.DataFrame(result).reset_index(drop=not result.index.name)
+    return frame.sort_values(list(frame.columns), ignore_index=True)
 
 
 def test_filters_and_columns_reach_the_files_of_both_pools(tables: Path) -> None:
     """A filter and a choice of columns after a join of two pools are pushed into both readers."""
     with pool("A"):
-        orders = dd.read_parquet(tables / "orders")
+        orders = dd.read_parquet(tables / "orders", filesystem="arrow")
     with pool("B"):
-        customers = dd.read_parquet(tables / "customers")
+        customers = dd.read_parquet(tables / "customers", filesystem="arrow")
     merged = orders.merge(customers, on="customer")
     query = merged[merged.total > 100][["country", "total"]]
-    plan = bare(query.optimize(fuse=False).expr)
-    readers = {len(one.columns): one for one in plan.find_operations(ReadParquet)}
-    assert sorted(readers) == [2, 2] or {tuple(sorted(r.columns)) for r in readers.values()}
+    # Tuning may wrap readers into others, which read several files at a time.
+    with dask.config.set({"optimization.tune.active": False}):
+        plan = bare(query.optimize(fuse=False).expr)
     columns = {tuple(sorted(one.columns)) for one in plan.find_operations(ReadParquet)}
     assert columns == {("customer", "total"), ("country", "customer")}
     filters = [one.operand("filters") for one in plan.find_operations(ReadParquet)]
@@ -195,7 +206,7 @@ def test_unknown_sizes_are_counted_instead() -> None:
         b = dd.from_map(_customers, range(2), meta=CUSTOMERS.iloc[:0])
     plan = plan_pools(a.merge(b, on="customer"))
     assert plan.counting
-    assert "count" in " ".join(plan.assumptions())
+    assert "count" in " ".join(plan.assumptions)
     assert plan.sizes == {}
 
 
@@ -289,7 +300,7 @@ def test_a_pin_holds_where_the_same_was_built_without() -> None:
     plan = plan_pools(orders.merge(again, on="customer"), pinned)
     key = pinned.optimize().__dask_keys__()[0]
     assert plan.pools[key] == "A"
-    assert {where for k, where in plan.pools.items() if k[0] == key[0]} == {"A"}
+    assert {where for k, where in plan.pools.items() if name_of(k) == key[0]} == {"A"}
 
 
 def test_assigned_to_a_join() -> None:
@@ -321,20 +332,20 @@ def test_assigning_a_bad_name(name: Any, error: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pandas", "parquet"])
-@pytest.mark.parametrize("name", ["itself", "columns", "assign", "merge", "shuffle", "repartition"])
+@pytest.mark.parametrize("name", ["itself", "columns", "assign", "merge", "shuffle", "drop"])
 def test_estimated_bytes(kind: str, name: str, tables: Path) -> None:
     """Bytes told from rows are within a factor of two of those of the result."""
     frame = QUERIES[name](*source(kind, tables)).optimize(fuse=False)
     told = Estimates().nbytes(frame.expr)
     assert told is not None
     result = frame.compute()
-    true = result.memory_usage(deep=True).sum() if hasattr(result, "memory_usage") else 8
+    true = pd.DataFrame(result).memory_usage(deep=True).sum()
     assert true / 2 <= told * frame.npartitions <= 2 * true
 
 
 def test_bytes_of_functions_are_unknown(tables: Path) -> None:
     """What a function reads, and what follows from it, has no known size."""
-    orders, customers = source("map", tables)
+    orders, _ = source("map", tables)
     assert Estimates().nbytes(orders.expr) is None
     assert Estimates().nbytes(orders.total.optimize().expr) is None
 

@@ -14,7 +14,7 @@ from dask.dataframe.dask_expr._expr import Expr as FrameExpr
 from dask.typing import Key
 
 from dask_worker_pools.expr.layer import ByValue, sent
-from dask_worker_pools.expr.markers import KINDS, Marker, bare
+from dask_worker_pools.expr.markers import KINDS, Marker, bare, marker
 from dask_worker_pools.expr.places import within
 
 
@@ -50,6 +50,17 @@ class _FrameMarker(Marker, FrameExpr):
         # Dask computes the quantiles for an index here.
         with within(self.place):
             return self.frame.divisions
+
+    def _tune_up(self, parent: Any) -> Any:
+        # Readers of few columns read several files at a time, where something follows that may
+        # have other partitions then. What follows is above the marker.
+        if isinstance(parent, Marker | Blockwise):
+            return None
+        probe = LoweredFrameInPool(self.frame, self.place, self.pins)
+        tuned = self.frame._tune_up(probe)
+        if tuned is None or tuned._name == probe._name:
+            return None
+        return parent.substitute(self, marker(type(self), tuned.frame, self.place, self.pins))
 
     def _task(self, key: Key, index: int) -> Any:
         return Alias(key, (self.frame._name, index))

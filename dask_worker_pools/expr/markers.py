@@ -147,19 +147,28 @@ def floated(parent: Any, kind: type[Any], root: bool) -> Any:
 
 
 def lifted(parent: Any, place: Place) -> tuple[Any, Place, set[str]]:
-    """`parent` with no markers of `place`, and none without a place, right below it.
+    """`parent` with no markers of `place`, and none without a place, below it.
 
     With it come `place` and what the markers that were there had pinned.
     """
     pins: set[str] = set()
-    operands = []
-    for op in parent.operands:
-        if isinstance(op, Marker) and op.place in (place, None):
-            pins.update(op.pins)
-            op = op.frame
-        operands.append(op)
-    changed = any(new is not old for new, old in zip(operands, parent.operands))
-    return (type(parent)(*operands) if changed else parent), place, pins
+    return _without(parent, place, pins, {}), place, pins
+
+
+def _without(expr: Any, place: Place, pins: set[str], done: dict[str, Any]) -> Any:
+    if expr._name not in done:
+        operands = []
+        for op in expr.operands:
+            if isinstance(op, Marker):
+                if op.place in (place, None):
+                    pins.update(op.pins)
+                    op = op.frame  # below a marker there is none of the same place
+            elif isinstance(op, Expr):
+                op = _without(op, place, pins, done)
+            operands.append(op)
+        changed = any(new is not old for new, old in zip(operands, expr.operands))
+        done[expr._name] = type(expr)(*operands) if changed else expr
+    return done[expr._name]
 
 
 def bare(expr: Any, done: dict[str, Any] | None = None) -> Any:
