@@ -90,4 +90,5 @@ def _unpickled(frame: Any, place: Any, pins: Any) -> Any:
 
 
 FrameInPool.settled = LoweredFrameInPool.settled = LoweredFrameInPool
+FrameInPool.built = LoweredFrameInPool.built = FrameInPool
 KINDS.append(FrameInPool)

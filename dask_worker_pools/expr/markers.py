@@ -38,6 +38,8 @@ class Marker:
     family: type[Expr]
     #: the class of the marker once it has been lowered
     settled: type[Any]
+    #: the class of the marker before
+    built: type[Any]
 
     @property
     def _meta(self) -> Any:

@@ -55,10 +55,14 @@ def _register() -> None:
     from dask_worker_pools.expr import frames
     from dask_worker_pools.expr.build import built
 
+    def mark(expr: Any) -> Any:
+        # Looked up late: it may be the import of `frames` that imports dask.dataframe.
+        return built(frames.FrameInPool)(expr)
+
     registered = dict(get_collection_type._lookup)
     for kind, choose in registered.items():
         if not isinstance(choose, Marking):
-            get_collection_type.register(kind, Marking(choose, built(frames.FrameInPool)))
+            get_collection_type.register(kind, Marking(choose, mark))
 
 
 class _ForArray:
