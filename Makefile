@@ -1,6 +1,6 @@
 # make demo   set up and run the quickstart; needs only Python 3.11 or newer and a package manager
 # make test   set up, lint, run all tests
-# Everything is installed into .venv, whatever environment is active; `make clean` removes it.
+# Everything is installed into .venv (test-versions: .venvs), whatever environment is active; `make clean` removes it.
 
 PYTHON ?= python3
 
@@ -14,7 +14,7 @@ APT_GET := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 # An active environment must not leak into .venv.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
 
-.PHONY: help demo test lint format docs bench-sites clean dot FORCE
+.PHONY: help demo test test-versions lint format docs bench-sites clean dot FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -22,6 +22,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_
 help:
 	@echo "make demo    run the quickstart"
 	@echo "make test    lint, then run all tests"
+	@echo "make test-versions   all tests on several versions of Dask (VERSIONS=\"2025.5.1 …\": on these)"
 	@echo "make lint    ruff, mypy, codespell, import-linter, validate-pyproject"
 	@echo "make format  let ruff rewrite the code"
 	@echo "make docs    build the documentation"
@@ -37,6 +38,10 @@ demo: dot .venv/.installed-demo
 
 test: dot lint
 	@$(BIN)/python -m pytest
+
+# Each version in an environment of its own, one after another.
+test-versions: dot .venv/.created
+	@$(BIN)/python tests/versions.py $(VERSIONS)
 
 # The same checks as the hooks of .pre-commit-config.yaml.
 lint: .venv/.installed-test
@@ -60,7 +65,7 @@ bench-sites: .venv/.installed-bench
 	@$(BIN)/python -m benchmarks.sites $(ARGS)
 
 clean:
-	rm -rf .venv build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venvs build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -f pools.png
 
 # ---- set-up -------------------------------------------------------------------------------------

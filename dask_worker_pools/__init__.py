@@ -19,6 +19,8 @@ from dask_worker_pools.errors import (
     WorkersOutsidePool,
 )
 from dask_worker_pools.explain import Explanation
+from dask_worker_pools.expr.assign import assign_pool
+from dask_worker_pools.expr.registry import install
 from dask_worker_pools.localcluster import LocalPoolCluster
 from dask_worker_pools.plan import Plan, Transfer
 from dask_worker_pools.propagate import propagate_pools
@@ -43,6 +45,7 @@ __all__ = [
     "UnknownPools",
     "UnknownTask",
     "WorkersOutsidePool",
+    "assign_pool",
     "get_pool",
     "measure_transfers",
     "plan_pools",
@@ -54,3 +57,5 @@ __all__ = [
 
 # What this package sends to the scheduler travels by value: it need not be installed there.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+install()

@@ -19,6 +19,7 @@ from dask_worker_pools.annotations import (
     annotations_by_key,
     pools_in,
 )
+from dask_worker_pools.expr import graphs
 from dask_worker_pools.graph import TaskGraph, as_high_level, read
 from dask_worker_pools.optimize import (
     Cluster,
@@ -39,18 +40,18 @@ def get_pool(collection: Any) -> str | None:
     Parameters
     ----------
     collection : dask collection
-        An array, an xarray object, a bag or a delayed object.
+        An array, an xarray object, a bag, a delayed object or a dask.dataframe.
 
     Returns
     -------
     str or None
         The pool that the tasks of the last layer are annotated with; None if they have none, or
-        more than one between them.
+        more than one between them. Of a dask.dataframe: the one pool of all that it is made of.
 
     Raises
     ------
     TypeError
-        `collection` is no Dask collection, or one without a HighLevelGraph.
+        `collection` is no Dask collection, or none that can have pools.
 
     Examples
     --------
@@ -63,6 +64,8 @@ def get_pool(collection: Any) -> str | None:
     >>> get_pool(propagate_pools_in_collection(a + 1))
     'A'
     """
+    if graphs.is_expression(collection):
+        return graphs.pool_of(collection)
     graph = _graph_of(collection)
     outputs = set(flatten(collection.__dask_keys__()))
     found: dict[Key, tuple[str, ...]] = {}
@@ -84,17 +87,19 @@ def propagate_pools_in_collection(collection: T) -> T:
     Parameters
     ----------
     collection : dask collection
-        An array, an xarray object, a bag or a delayed object.
+        An array, an xarray object, a bag, a delayed object or a dask.dataframe.
 
     Returns
     -------
     dask collection
-        Of the same type, with the same keys.
+        Of the same type, with the same keys. A dask.dataframe gets a pool where all tasks that
+        are to be placed go to the same one; otherwise it stays as it is, and is planned again
+        when it is computed.
 
     Raises
     ------
     TypeError
-        `collection` is no Dask collection, or one without a HighLevelGraph.
+        `collection` is no Dask collection, or none that can have pools.
     ConflictingPools
         A task is pinned to more than one pool.
 
@@ -107,6 +112,8 @@ def propagate_pools_in_collection(collection: T) -> T:
     >>> get_pool(propagate_pools_in_collection(words.map(len)))
     'A'
     """
+    if graphs.is_expression(collection):
+        return _propagate_in_expression(collection)
     graph = _graph_of(collection)
     tasks = read(graph, collection.__dask_keys__())  # type: ignore[attr-defined]
     plan = _plan(graph, tasks, Options())
@@ -119,6 +126,13 @@ def propagate_pools_in_collection(collection: T) -> T:
         elif key in blocked:
             annotations[key] = without_surrounding_pool(annotations[key], blocked=True)
     return _rebuild(collection, split_by_pool(graph, tasks.by_key, annotations, plan.pools))
+
+
+def _propagate_in_expression(collection: T) -> T:
+    plan = plan_pools(collection)
+    free = {pool for key, pool in plan.pools.items() if key not in plan.pinned}
+    pool = free.pop() if len(free) == 1 else None
+    return collection if pool is None else cast("T", graphs.put(collection, pool))
 
 
 def _rebuild(collection: T, graph: HighLevelGraph) -> T:
@@ -157,7 +171,7 @@ def plan_pools(
     Raises
     ------
     TypeError
-        There is no collection among them, or one without a HighLevelGraph.
+        There is no collection among them, or one that cannot have pools.
     ConflictingPools
         A task is pinned to more than one pool.
 
@@ -170,8 +184,8 @@ def plan_pools(
     >>> set(plan_pools(a + 1).pools.values())
     {'A'}
     """
-    graphs = [one for one in collections if isinstance(one, HighLevelGraph)]
-    outputs = [key for graph in graphs for key in _last_keys(graph)]
+    given = [one for one in collections if isinstance(one, HighLevelGraph)]
+    outputs = [key for graph in given for key in _last_keys(graph)]
     others = [one for one in collections if not isinstance(one, HighLevelGraph)]
     found, _ = unpack_collections(*others)
     for one in others:
@@ -179,10 +193,16 @@ def plan_pools(
             raise TypeError(_not_a_collection(one))
     if not collections:
         raise TypeError("No collections were given: say which ones to plan pools for.")
+    expressions = [one for one in found if graphs.is_expression(one)]
+    if expressions:
+        graph, keys = graphs.graph_of(expressions)
+        given.append(graph)
+        outputs += keys
     for collection in found:
-        graphs.append(_graph_of(collection))
-        outputs += flatten(collection.__dask_keys__())
-    graph = HighLevelGraph.merge(*graphs)
+        if not graphs.is_expression(collection):
+            given.append(_graph_of(collection))
+            outputs += flatten(collection.__dask_keys__())
+    graph = HighLevelGraph.merge(*given)
     options = Options(balance=balance, link_cost=link_cost)
     return _plan(graph, read(graph, outputs), options, capacity or {})
 
@@ -210,14 +230,15 @@ def _graph_of(collection: Any) -> HighLevelGraph:
         raise TypeError(_not_a_collection(collection))
     if isinstance(getattr(collection, "expr", None), Expr):
         raise TypeError(
-            f"Collections made of expressions, such as {type(collection).__name__}, have no pools "
-            "yet: only arrays, xarray objects, bags and delayed objects do."
+            f"This collection of type {type(collection).__module__}.{type(collection).__name__} is "
+            "made of expressions that cannot have pools: only arrays, xarray objects, bags, "
+            "delayed objects and dask.dataframe collections can."
         )
     return as_high_level(collection.__dask_graph__())
 
 
 def _not_a_collection(thing: object) -> str:
     return (
-        f"Expected a Dask collection (an array, an xarray object, a bag or a delayed object), "
-        f"but got {thing!r} of type {type(thing).__name__}."
+        f"Expected a Dask collection (an array, an xarray object, a bag, a delayed object or a "
+        f"dask.dataframe), but got {thing!r} of type {type(thing).__name__}."
     )

@@ -94,7 +94,7 @@ def fuse(
         Where each task runs.
     outputs : collection of keys
         Keys that must be in the result.
-    kind : {"array", "bag", "delayed"}
+    kind : {"array", "bag", "delayed", "frame"}
         Whose optimisation to run.
     user : callable, optional
         The user's own optimisation ``user(graph, keys)``, which then takes the place of Dask's.
@@ -103,6 +103,8 @@ def fuse(
         return _fuse_by(user, graph, tasks, pools, outputs)
     fused = _fuse_layers(graph, tasks, pools, outputs) if kind == "array" else _as_is(tasks, pools)
     fused.graph = convert_legacy_graph(fused.graph, tasks.dependencies.keys())
+    if kind == "frame":  # fused as expressions, before they became tasks
+        return fused
     wanted = {*outputs, *_exported(fused), *_apart(fused)}
     done = Tasks()
     for pool, part in _by_pool(fused).items():

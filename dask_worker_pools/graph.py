@@ -167,9 +167,17 @@ class TaskGraph:
 def as_high_level(graph: Mapping[Any, Any]) -> HighLevelGraph:
     """Return `graph` itself, or a plain mapping of tasks as a graph of one layer."""
     if isinstance(graph, HighLevelGraph):
-        return graph
+        return _opened(graph)
     layer = graph if isinstance(graph, Layer) else MaterializedLayer(dict(graph))
     return HighLevelGraph({"graph": layer}, {"graph": set()})
+
+
+def _opened(graph: HighLevelGraph) -> HighLevelGraph:
+    """The graph without layers that would plan themselves: here they are planned with the rest."""
+    opened = {
+        name: layer.opened() for name, layer in graph.layers.items() if hasattr(layer, "opened")
+    }
+    return HighLevelGraph({**graph.layers, **opened}, graph.dependencies) if opened else graph
 
 
 def read(

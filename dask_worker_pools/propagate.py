@@ -231,3 +231,13 @@ def _current_pass(clients: frozenset[str] | None) -> Pass:
     if not active:  # built inside the block, used after it
         return Pass(surrounding=surrounding, clients=clients)
     return Pass(active[0].options, active[0].optimizations, surrounding, clients)
+
+
+def is_on() -> bool:
+    """Whether `propagate_pools` is on."""
+    return bool(_on)
+
+
+def sent_pass() -> Pass:
+    """The pass to run in the scheduler of this process's clients."""
+    return _current_pass(client_ids())

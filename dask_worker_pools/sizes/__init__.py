@@ -7,13 +7,14 @@ In order of trust, for each output:
 2. *chunks*: the chunks and dtype of the array that the layer was made for;
 3. *derived*: told from the sizes of the task's inputs and what Dask's functions do to them;
 4. *embedded*: measured, where the graph holds the data itself;
-5. *unknown*: none of these. An unknown size is absent, which is never the same as 0.
+5. *rows*: of frames, rows × bytes of a row, as their expressions tell;
+6. *unknown*: none of these. An unknown size is absent, which is never the same as 0.
 
 An array counts the bytes of its elements, ``ndarray.nbytes``, also where a block repeats one
 element without storing it again (``da.ones`` before anything is done with it).
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from math import isfinite, isnan
@@ -28,9 +29,19 @@ from dask.utils import parse_bytes
 from dask_worker_pools.sizes.blocks import GraphBlocks
 from dask_worker_pools.sizes.grid import Grid
 
-__all__ = ["DeclaredSizeError", "LayerSizes", "SizeEstimates", "layer_sizes", "output_sizes"]
+__all__ = [
+    "FRAME",
+    "DeclaredSizeError",
+    "LayerSizes",
+    "SizeEstimates",
+    "layer_sizes",
+    "output_sizes",
+]
 
-TRUST = ("declared", "chunks", "derived", "embedded", "unknown")
+TRUST = ("declared", "chunks", "derived", "embedded", "rows", "unknown")
+
+#: The type of collection that layers of frames say they were made for.
+FRAME = "dask.dataframe"
 
 
 class DeclaredSizeError(ValueError):
@@ -140,9 +151,9 @@ class SizeEstimates:
     """Bytes of each task's output, as far as they are known without computing."""
 
     nbytes: dict[Key, float]  #: bytes by key; an unknown size is absent
-    #: By layer: "declared", "chunks", "derived", "embedded" or "unknown". Where a layer's outputs
-    #: are told in several ways these are joined by "+", the most trusted first; "…+unknown" if some
-    #: of its outputs are absent.
+    #: By layer: "declared", "chunks", "derived", "embedded", "rows" or "unknown". Where a layer's
+    #: outputs are told in several ways these are joined by "+", the most trusted first;
+    #: "…+unknown" if some of its outputs are absent.
     sources: dict[str, str]
 
 
@@ -224,6 +235,8 @@ def layer_sizes(
 def _sizes_of(name: str, layer: Layer, blocks: GraphBlocks) -> LayerSizes:
     declared = layer.annotations.get("nbytes") if layer.annotations else None
     try:
+        if (layer.collection_annotations or {}).get("type") == FRAME:
+            return _told_by_rows(layer, declared)
         if declared is None:
             return _found(name, blocks)
         if callable(declared):
@@ -233,6 +246,13 @@ def _sizes_of(name: str, layer: Layer, blocks: GraphBlocks) -> LayerSizes:
         raise
     except Exception:  # a layer that Dask could not write out; it will say so itself
         return LayerSizes(0, 0, 0.0, None, "unknown")
+
+
+def _told_by_rows(layer: Layer, told: object) -> LayerSizes:
+    """Give the outputs of frames the sizes that their expressions told, and no others."""
+    sizes = {key: told(key) if callable(told) else told for key in layer}
+    listed = {key: float(size) for key, size in sizes.items() if isinstance(size, Real)}
+    return _summed(len(sizes), (), listed, {"rows"} if listed else set())
 
 
 def _found(name: str, blocks: GraphBlocks) -> LayerSizes:

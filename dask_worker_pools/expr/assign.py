@@ -1,0 +1,75 @@
+"""`assign_pool`: says the pool of a collection that was built elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from dask._expr import Expr
+
+from dask_worker_pools.annotations import BLOCKED, check_pool_name
+from dask_worker_pools.errors import ConflictingPools
+from dask_worker_pools.expr.markers import Marker, bare, kind_of, lifted, marker
+
+T = TypeVar("T")
+
+
+def assign_pool(collection: T, name: str | None) -> T:
+    """Say which pool a collection belongs to, for one that was built outside of `pool`.
+
+    Parameters
+    ----------
+    collection : dask collection
+        A dask.dataframe collection, or another that is made of expressions.
+    name : str or None
+        Name of the pool, as for `pool`. None: its tasks never get a pool.
+
+    Returns
+    -------
+    dask collection
+        The same collection. All its tasks that have no pool yet are pinned.
+
+    Raises
+    ------
+    TypeError
+        `collection` is no Dask collection, or one that is not made of expressions.
+    ConflictingPools
+        The collection is in another pool already.
+
+    Examples
+    --------
+    >>> import dask.dataframe as dd, pandas as pd
+    >>> from dask_worker_pools import assign_pool, get_pool
+    >>> orders = dd.from_pandas(pd.DataFrame({"total": [1, 2]}), npartitions=1)
+    >>> get_pool(assign_pool(orders, "eu").total.sum())
+    'eu'
+    """
+    place = BLOCKED if name is None else check_pool_name(name)
+    expr = getattr(collection, "expr", None)
+    kind = kind_of(expr) if isinstance(expr, Expr) else None
+    if kind is None:
+        raise TypeError(
+            f"assign_pool takes a collection that is made of expressions, such as a "
+            f"dask.dataframe, but got {collection!r} of type {type(collection).__name__}. "
+            "Build others inside pool()."
+        )
+    if isinstance(expr, Marker) and expr.place not in (None, place):
+        pools = sorted({str(expr.place), str(place)})
+        raise ConflictingPools(bare(expr)._name, type(expr.frame).__name__, pools)
+    frame = expr.frame if isinstance(expr, Marker) else expr
+    below, _, pins = lifted(frame, place)
+    new = marker(kind, below, place, {*pins, *_without_pool(frame)})
+    return type(collection)(new)  # type: ignore[call-arg]
+
+
+def _without_pool(expr: Any) -> set[str]:
+    """Bare names of the expressions that no marker stands above."""
+    names: dict[str, Any] = {}
+    found: set[str] = set()
+    stack = [expr]
+    while stack:
+        one = stack.pop()
+        name = bare(one, names)._name
+        if not isinstance(one, Marker) and name not in found:
+            found.add(name)
+            stack.extend(one.dependencies())
+    return found

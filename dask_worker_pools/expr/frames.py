@@ -1,0 +1,94 @@
+"""Markers in dask.dataframe.
+
+This module imports dask.dataframe; it is itself imported when that is (see `registry`).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from dask._task_spec import Alias
+from dask.dataframe.dask_expr._expr import Blockwise
+from dask.dataframe.dask_expr._expr import Expr as FrameExpr
+from dask.typing import Key
+
+from dask_worker_pools.expr.layer import ByValue, sent
+from dask_worker_pools.expr.markers import KINDS, Marker, bare, marker
+from dask_worker_pools.expr.places import within
+
+
+class _FrameMarker(Marker, FrameExpr):
+    """What a marker tells Dask about itself: whatever the frame below would say."""
+
+    family = FrameExpr
+    _parameters = ["frame", "place", "pins"]  # noqa: RUF012
+    _is_length_preserving = True
+
+    @cached_property
+    def _name(self) -> str:  # type: ignore[override]
+        return f"{type(self).__name__.lower()}-{self.deterministic_token}"
+
+    @property
+    def npartitions(self) -> Any:
+        with within(self.place):
+            return self.frame.npartitions
+
+    @property
+    def columns(self) -> Any:
+        return self.frame.columns
+
+    @property
+    def _projection_columns(self) -> Any:
+        return self.frame.columns
+
+    @property
+    def unique_partition_mapping_columns_from_shuffle(self) -> Any:
+        return self.frame.unique_partition_mapping_columns_from_shuffle
+
+    def _divisions(self) -> Any:
+        # Dask computes the quantiles for an index here.
+        with within(self.place):
+            return self.frame.divisions
+
+    def _tune_up(self, parent: Any) -> Any:
+        # Readers of few columns read several files at a time, where something follows that may
+        # have other partitions then. What follows is above the marker.
+        if isinstance(parent, Marker | Blockwise):
+            return None
+        probe = LoweredFrameInPool(self.frame, self.place, self.pins)
+        tuned = self.frame._tune_up(probe)
+        if tuned is None or tuned._name == probe._name:
+            return None
+        return parent.substitute(self, marker(type(self), tuned.frame, self.place, self.pins))
+
+    def _task(self, key: Key, index: int) -> Any:
+        return Alias(key, (self.frame._name, index))
+
+
+class FrameInPool(_FrameMarker, Blockwise):
+    """A frame in a pool, as it was built: to Dask, one more blockwise step."""
+
+    def __reduce__(self) -> Any:
+        return ByValue(_unpickled), (self.frame, self.place, self.pins)
+
+
+class LoweredFrameInPool(_FrameMarker):
+    """A frame in a pool, lowered: not blockwise, so that fusion stops here."""
+
+    def __reduce__(self) -> Any:
+        return sent(self, bare(self))  # it is on its way to a scheduler
+
+
+def _unpickled(frame: Any, place: Any, pins: Any) -> Any:
+    """A marker again; a frame without pools where this package is not installed."""
+    try:
+        from dask_worker_pools.expr import frames
+    except ImportError:
+        return frame
+    return frames.FrameInPool(frame, place, pins)
+
+
+FrameInPool.settled = LoweredFrameInPool.settled = LoweredFrameInPool
+FrameInPool.built = LoweredFrameInPool.built = FrameInPool
+KINDS.append(FrameInPool)

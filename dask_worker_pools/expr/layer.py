@@ -1,0 +1,122 @@
+"""The graph of expressions with pools: one layer that is planned where it is materialised.
+
+In the user's process it is the graph as Dask would have built it, with the user's pins as
+annotations. On its way to a scheduler it becomes a `PlannedLayer`, which takes the pass along. In
+a graph of arrays or delayed objects, which has a pass of its own, it is opened instead, and
+planned together with the rest.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from functools import cached_property, partial
+from typing import Any
+
+import cloudpickle
+from dask._expr import Expr, HLGExpr
+from dask._task_spec import Alias
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+from dask.typing import Key
+from dask.utils import is_index_like
+
+from dask_worker_pools.expr.markers import Marker
+from dask_worker_pools.expr.planned import PlannedLayer
+from dask_worker_pools.expr.regions import placed
+from dask_worker_pools.propagate import is_on, sent_pass
+from dask_worker_pools.sizes import FRAME
+
+
+class PlacedLayer(MaterializedLayer):
+    """The tasks of lowered expressions with markers, in the user's process."""
+
+    def __init__(self, exprs: Iterable[Any]) -> None:
+        Layer.__init__(self, {"": ""}, {"type": FRAME})
+        marked = list(exprs)
+        self.placed = placed(marked)
+        self._aliases = _index_aliases(marked, self.placed.exprs)
+
+    def opened(self) -> MaterializedLayer:
+        """The tasks with the user's pins."""
+        return self._opened
+
+    @cached_property
+    def _opened(self) -> MaterializedLayer:
+        layer = self.placed.layer()
+        assert isinstance(layer.mapping, dict)
+        layer.mapping.update(self._aliases)
+        return layer
+
+    @property
+    def mapping(self) -> Mapping[Key, Any]:  # type: ignore[override]
+        """The tasks."""
+        return self._opened.mapping
+
+    @property
+    def annotations(self) -> Mapping[str, Any] | None:
+        """The user's pins."""
+        return self._opened.annotations
+
+    @annotations.setter
+    def annotations(self, value: Any) -> None:
+        pass  # they follow from the markers
+
+    def __setitem__(self, key: Key, task: Any) -> None:
+        """Add a task; Dask does so when it makes an array of a frame."""
+        self.placed.added[key] = task
+        self.__dict__.pop("_opened", None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not is_on():
+            warn_ignored()
+            return MaterializedLayer, (self.mapping,)
+        state = tuple(getattr(self.placed, one.name) for one in fields(self.placed))
+        return ByValue(partial(PlannedLayer.arrive, sent_pass())), state
+
+
+def _index_aliases(marked: Iterable[Any], plain: Iterable[Any]) -> dict[Key, Alias]:
+    """The partitions of an index under the name that it has with its marker.
+
+    Where Dask gives an array the index of a frame, it refers to the index by name, not by key.
+    """
+    return {
+        key: Alias(key, target)
+        for expr, bare in zip(marked, plain)
+        if isinstance(expr, Marker) and is_index_like(expr._meta)
+        for target in bare.__dask_keys__()
+        for key in [(expr.built(*expr.operands)._name, *target[1:])]
+    }
+
+
+class ByValue:
+    """A function that travels by value: where it arrives this package need not be installed."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        return self.function(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return cloudpickle.loads, (cloudpickle.dumps(self.function),)
+
+
+def sent(expr: Any, plain: Expr) -> tuple[Any, ...]:
+    """What a lowered expression is pickled as, on its way to a scheduler."""
+    if not is_on():
+        warn_ignored()
+        reduced: tuple[Any, ...] = plain.__reduce__()
+        return reduced
+    graph = HighLevelGraph({FRAME: expr.layer}, {FRAME: set()})
+    return HLGExpr, (graph, None, expr.__dask_keys__())
+
+
+def warn_ignored() -> None:
+    """Say that pools are not honoured."""
+    warnings.warn(
+        "A dask.dataframe with pools is computed outside of propagate_pools(): they are ignored.",
+        UserWarning,
+        stacklevel=2,
+    )

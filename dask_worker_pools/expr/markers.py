@@ -1,0 +1,198 @@
+"""Markers: expressions that say where what stands below them runs.
+
+A marker floats up: a parent whose marked inputs are all in one place becomes one marker above the
+parent of the bare inputs. So below a marker stands a tree as Dask would have built it without
+pools, in which every rewrite of Dask finds what it looks for. Where two places meet the markers
+stay, and a marker without a place goes on top, so that the root of every expression that touches
+a pool is a marker.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from dask._expr import Expr, _ExprSequence
+
+from dask_worker_pools.expr.places import LIVE, Place, inside, within
+from dask_worker_pools.expr.went import remember
+
+if TYPE_CHECKING:
+    from dask.highlevelgraph import MaterializedLayer
+
+Dependents = defaultdict[str, list[weakref.ref[Expr]]]
+
+
+class Marker:
+    """What markers of all kinds of expressions have in common; mixed into an expression class."""
+
+    frame: Any
+    place: Place
+    pins: tuple[str, ...]  #: bare names of the expressions below that the user pinned here
+    operands: list[Any]
+    _name: str
+
+    #: the kind of expressions that may stand below and above
+    family: type[Expr]
+    #: the class of the marker once it has been lowered
+    settled: type[Any]
+    #: the class of the marker before
+    built: type[Any]
+
+    @property
+    def _meta(self) -> Any:
+        return self.frame._meta
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({self.frame}, {self.place!r})"
+
+    # --- what Dask's optimiser calls
+
+    def finalize_compute(self) -> Any:
+        """What is computed for the user, in the pool too."""
+        return marker(type(self), self.frame.finalize_compute(), self.place, self.pins)
+
+    def simplify_once(self, dependents: Dependents, simplified: dict[str, Any]) -> Any:
+        """Simplify what is below as if there were no marker."""
+        return self._step(simplified, lambda frame: frame.simplify_once(dependents, simplified))
+
+    def rewrite(self, kind: str, rewritten: dict[str, Any]) -> Any:
+        """Rewrite what is below as if there were no marker."""
+        return self._step(rewritten, lambda frame: frame.rewrite(kind=kind, rewritten=rewritten))
+
+    def lower_once(self, lowered: dict[str, Any]) -> Any:
+        """Lower what is below as if there were no marker."""
+        return self._step(lowered, lambda frame: frame.lower_once(lowered), self.settled)
+
+    def _step(
+        self, done: dict[str, Any], step: Callable[[Any], Any], kind: type[Any] | None = None
+    ) -> Any:
+        if self._name not in done:
+            # What Dask computes here on its own account, such as quantiles, runs in the pool.
+            with within(self.place):
+                frame = step(self.frame)
+            if frame._name != self.frame._name or (kind and not isinstance(self, kind)):
+                done[self._name] = marker(kind or type(self), frame, self.place, self.pins)
+            else:
+                done[self._name] = self
+        return done[self._name]
+
+    def _simplify_up(self, parent: Any, dependents: Dependents) -> Any:
+        if type(parent) is _ExprSequence:
+            from dask_worker_pools.expr.sequence import PlacedSequence
+
+            return PlacedSequence.of(parent.operands)
+        if isinstance(parent, Marker) or not isinstance(parent, self.family):
+            return None
+        if inside() not in (None, ()):  # the user said where the parent runs
+            return None
+        root = not any(ref() is not None for ref in dependents.get(parent._name, ()))
+        return floated(parent, type(self), root)
+
+    # --- the graph
+
+    @property
+    def layer(self) -> MaterializedLayer:
+        """The graph, with its pools, as one layer that is planned where it is materialised."""
+        from dask_worker_pools.expr.layer import PlacedLayer
+
+        return PlacedLayer([self])
+
+    def _layer(self) -> Any:
+        return self.layer
+
+    def __dask_graph__(self) -> Any:
+        remember(bare(self)._name, LIVE if self.place is None else self.place)
+        return self.layer
+
+    def __dask_annotations__(self) -> dict[str, Any]:
+        return {}
+
+    def __dask_keys__(self) -> Any:
+        plain = bare(self)
+        remember(plain._name, LIVE if self.place is None else self.place)
+        return plain.__dask_keys__()
+
+
+#: The kinds of markers that there are; each adds itself where it is defined.
+KINDS: list[type[Any]] = []
+
+
+def kind_of(expr: Any) -> type[Any] | None:
+    """The kind of marker for an expression, if there is one."""
+    return next((kind for kind in KINDS if isinstance(expr, kind.family)), None)
+
+
+def marker(kind: type[Any], frame: Any, place: Place, pins: Iterable[str] = ()) -> Any:
+    """A marker around `frame`. Of two that would stand around each other, one says all."""
+    pinned = set(pins)
+    if isinstance(frame, Marker) and (place is None or frame.place in (place, None)):
+        if frame.place is not None:
+            place = frame.place
+            pinned.update(frame.pins)
+        frame = frame.frame
+    return kind(frame, place, tuple(sorted(pinned)))
+
+
+def floated(parent: Any, kind: type[Any], root: bool) -> Any:
+    """`parent` with the markers of its inputs above it; None if nothing is to be done.
+
+    `root`: nothing stands above `parent`, so that a marker is needed there.
+    """
+    places = {one.place for one in parent.dependencies() if isinstance(one, Marker)}
+    single = next(iter(places)) if len(places) == 1 else None
+    if single is None or single is LIVE:
+        return marker(kind, lifted(parent, None)[0], None) if root or None in places else None
+    return marker(kind, *lifted(parent, single))
+
+
+def lifted(parent: Any, place: Place) -> tuple[Any, Place, set[str]]:
+    """`parent` with no markers of `place`, and none without a place, below it.
+
+    With it come `place` and what the markers that were there had pinned.
+    """
+    pins: set[str] = set()
+    return _without(parent, place, pins, {}), place, pins
+
+
+def _without(expr: Any, place: Place, pins: set[str], done: dict[str, Any]) -> Any:
+    if expr._name not in done:
+        operands = []
+        for op in expr.operands:
+            if isinstance(op, Marker):
+                if op.place in (place, None):
+                    pins.update(op.pins)
+                    op = op.frame  # below a marker there is none of the same place
+            elif isinstance(op, Expr):
+                op = _without(op, place, pins, done)
+            operands.append(op)
+        changed = any(new is not old for new, old in zip(operands, expr.operands))
+        done[expr._name] = type(expr)(*operands) if changed else expr
+    return done[expr._name]
+
+
+def bare(expr: Any, done: dict[str, Any] | None = None) -> Any:
+    """The expression without its markers: exactly Dask's own."""
+    done = {} if done is None else done
+    if expr._name in done:
+        return done[expr._name]
+    if isinstance(expr, Marker):
+        result = bare(expr.frame, done)
+    else:
+        operands = [_bare_operand(op, done) for op in expr.operands]
+        changed = any(new is not old for new, old in zip(operands, expr.operands))
+        result = type(expr)(*operands) if changed else expr
+    done[expr._name] = result
+    return result
+
+
+def _bare_operand(operand: Any, done: dict[str, Any]) -> Any:
+    if isinstance(operand, Expr):
+        return bare(operand, done)
+    # Fused expressions hold the expressions that were fused in a list.
+    if isinstance(operand, list) and operand and all(isinstance(op, Expr) for op in operand):
+        new = [bare(op, done) for op in operand]
+        return new if any(a is not b for a, b in zip(new, operand)) else operand
+    return operand

@@ -1,0 +1,121 @@
+"""From markers to the place of each expression: what `Placed` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from dask.delayed import Delayed
+from dask.typing import Key
+
+from dask_worker_pools.annotations import Annotations, annotations_by_key
+from dask_worker_pools.expr.markers import Marker, bare
+from dask_worker_pools.expr.places import LIVE, Place, place_in
+from dask_worker_pools.expr.planned import Placed, walk
+from dask_worker_pools.expr.rows import Estimates
+from dask_worker_pools.graph import as_high_level
+
+
+def placed(exprs: Iterable[Any]) -> Placed:
+    """Lowered expressions with markers as bare ones and the place of each."""
+    marked = list(exprs)
+    names: dict[str, Any] = {}
+    plain = [bare(expr, names) for expr in marked]
+    found = _said(marked, names)
+    places = _grown(plain, found)
+    holders = [expr for expr in walk(plain) if _delayed(expr)]
+    said: dict[Key, Annotations] = {}
+    for expr in holders:
+        said |= delayed_annotations(expr)
+    delayed = {expr._name for expr in holders}
+    return Placed(plain, places, said, delayed, _sizes(plain, places))
+
+
+def _said(marked: Iterable[Any], names: dict[str, Any]) -> dict[str, set[Place]]:
+    """The places that were said of each expression, by the name that it has without markers."""
+    found: dict[str, set[Place]] = {}
+    stack: list[tuple[Any, Place]] = [(expr, None) for expr in marked]
+    seen: set[tuple[str, Place]] = set()
+    while stack:
+        expr, place = stack.pop()
+        if (expr._name, place) in seen:
+            continue
+        seen.add((expr._name, place))
+        if isinstance(expr, Marker):
+            stack.append((expr.frame, expr.place))
+            continue
+        found.setdefault(bare(expr, names)._name, set()).add(place)
+        stack.extend((one, place) for one in expr.dependencies())
+    return found
+
+
+def _grown(plain: Iterable[Any], found: dict[str, set[Place]]) -> dict[str, Place]:
+    """The place of each expression: the one that was said, or the one of all its inputs.
+
+    What two places use, and was not said to be in either, is left to the planner.
+    """
+    places: dict[str, Place] = {}
+    for expr in reversed(_inputs_last(plain)):
+        said = found[expr._name]
+        place = next(iter(said)) if len(said) == 1 else None
+        if place is None and len(said) == 1:
+            inputs = {places.get(one._name) for one in expr.dependencies()}
+            single = next(iter(inputs)) if len(inputs) == 1 else None
+            place = single if isinstance(single, str) else None
+        if place is not None and place is not LIVE:
+            places[expr._name] = place
+    return places
+
+
+def _inputs_last(exprs: Iterable[Any]) -> list[Any]:
+    """Each expression once, before its inputs."""
+    order: dict[str, Any] = {}
+    stack = [(expr, False) for expr in exprs]
+    while stack:
+        expr, done = stack.pop()
+        if done:
+            order.setdefault(expr._name, expr)
+        elif expr._name not in order:
+            stack.append((expr, True))
+            stack.extend((one, False) for one in expr.dependencies())
+    return list(reversed(order.values()))
+
+
+def _sizes(plain: Iterable[Any], places: dict[str, Place]) -> dict[str, float]:
+    """Bytes of a partition, where a choice depends on them.
+
+    If one of them is unknown all are left out: bytes must not be weighed against counts.
+    """
+    estimates = Estimates()
+    sizes: dict[str, float] = {}
+    for expr in walk(plain):
+        place = places.get(expr._name)
+        inner = all(places.get(one._name) == place for one in expr.dependencies())
+        if inner and isinstance(place, str):
+            continue
+        for one in (expr, *expr.dependencies()):
+            size = estimates.nbytes(one)
+            if size is None:
+                return {}
+            sizes[one._name] = size
+    return sizes
+
+
+def _delayed(expr: Any) -> list[Delayed]:
+    return [operand for operand in expr.operands if isinstance(operand, Delayed)]
+
+
+def delayed_annotations(expr: Any) -> dict[Key, Annotations]:
+    """What was said of the delayed objects that an expression holds."""
+    said: dict[Key, Annotations] = {}
+    for one in _delayed(expr):
+        for layer in as_high_level(one.__dask_graph__()).layers.values():
+            said.update(annotations_by_key(layer.annotations, layer.keys()))
+    return said
+
+
+def delayed_places(expr: Any) -> set[Place]:
+    """The places of the delayed objects that an expression holds; empty if nothing was said."""
+    delayed = _delayed(expr)
+    said = delayed_annotations(expr) if delayed else {}
+    return {place_in(said.get(one.key, {})) for one in delayed} if said else set()

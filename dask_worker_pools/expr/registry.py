@@ -1,0 +1,105 @@
+"""Marks what dask.dataframe makes inside of `pool`, through its registry of collection types."""
+
+from __future__ import annotations
+
+import contextvars
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import dask
+from dask.utils import is_arraylike
+
+from dask_worker_pools.annotations import POOL_KEY
+from dask_worker_pools.expr.markers import Marker, bare
+
+DATAFRAME = "dask.dataframe"
+
+
+def install() -> None:
+    """Mark frames from now on; if dask.dataframe is not there yet, as soon as it is imported."""
+    if DATAFRAME in sys.modules:
+        _register()
+    elif not any(isinstance(finder, _Watch) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Watch())
+
+
+class _Watch(importlib.abc.MetaPathFinder):
+    """Waits for the import of dask.dataframe, which takes a second that others need not spend."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != DATAFRAME:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                _register()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _register() -> None:
+    from dask.dataframe import get_collection_type
+
+    from dask_worker_pools.expr import frames
+    from dask_worker_pools.expr.build import built
+
+    def mark(expr: Any) -> Any:
+        # Looked up late: it may be the import of `frames` that imports dask.dataframe.
+        return built(frames.FrameInPool)(expr)
+
+    registered = dict(get_collection_type._lookup)
+    for kind, choose in registered.items():
+        if not isinstance(choose, Marking):
+            get_collection_type.register(kind, Marking(choose, mark))
+
+
+class _ForArray:
+    """A marked frame as Dask reads it to make an array of its graph: under its bare name."""
+
+    def __init__(self, expr: Any) -> None:
+        self.expr = expr
+
+    def optimize(self) -> _ForArray:
+        """Optimise the frame."""
+        return _ForArray(self.expr.optimize())
+
+    def __dask_graph__(self) -> Any:
+        return self.expr.layer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(bare(self.expr), name)
+
+
+class Marking:
+    """An entry of the registry that marks what the entry before it makes."""
+
+    def __init__(self, choose: Callable[[Any], Any], mark: Callable[[Any], Any]) -> None:
+        self.choose = choose
+        self.mark = mark
+
+    def __call__(self, meta: Any) -> Callable[[Any], Any]:
+        """Give the function that makes a collection of an expression."""
+        make = self.choose(meta)
+
+        def marked(expr: Any) -> Any:
+            new = self.mark(expr)
+            if isinstance(new, Marker) and is_arraylike(meta) and not isinstance(make, type):
+                new = _ForArray(new)
+            # Dask warns that it ignores annotations. It hears of others than pools only.
+            if dask.get_annotations().keys() <= {POOL_KEY, "resources", "nbytes"}:
+                return contextvars.Context().run(make, new)
+            return make(new)
+
+        return marked

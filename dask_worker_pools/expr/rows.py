@@ -1,0 +1,289 @@
+"""How many bytes a partition of a frame has, told from its expression: rows × bytes of a row.
+
+Rows are counted where frames are made: exactly for data in memory, from the footers of a few files
+for parquet. From there on they follow the expressions. What a filter keeps and how many groups
+there are cannot be known; the usual guesses of databases stand in for them. What a source holds
+that says nothing of itself (csv, functions, delayed objects) is unknown, and so is all that
+follows from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any
+
+import numpy as np
+
+#: The part of the rows that a comparison keeps: of ``==``, and of any other.
+EQUAL, OTHER = 0.1, 1 / 3
+#: Groups, as a part of the rows.
+GROUPS = 0.1
+#: Bytes of a text of which nothing is known, and of what is no column of a frame.
+TEXT, SCALAR = 32.0, 8.0
+#: So many files are looked into.
+FILES = 3
+
+#: A partition's rows on average, or None if they are unknown.
+Rows = float | None
+
+
+class Estimates:
+    """Bytes of the partitions of expressions, asked one by one."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, Rows] = {}
+        self._texts: dict[str, float] = {}  # bytes of a text, by the name of its column
+
+    def nbytes(self, expr: Any) -> float | None:
+        """Mean bytes of a partition of an expression; None if unknown."""
+        rows = self.rows(expr)
+        return None if rows is None else rows * self._width(expr._meta)
+
+    def rows(self, expr: Any) -> Rows:
+        """Mean rows of a partition."""
+        # Deep expressions must not recurse: inputs first.
+        stack = [expr]
+        while stack:
+            one = stack[-1]
+            waiting = [d for d in _inputs(one) if d._name not in self._rows]
+            if one._name in self._rows or not waiting:
+                stack.pop()
+                if one._name not in self._rows:
+                    self._rows[one._name] = self._told(one)
+            else:
+                stack += waiting
+        return self._rows[expr._name]
+
+    def _told(self, expr: Any) -> Rows:
+        names = [kind.__name__ for kind in type(expr).__mro__]
+        rule = next((RULES[name] for name in names if name in RULES), None)
+        try:
+            return rule(self, expr) if rule else None
+        except Exception:  # another version of Dask; nothing is to fail for a guess
+            return None
+
+    def _width(self, meta: Any) -> float:
+        if not hasattr(meta, "dtype") and not hasattr(meta, "dtypes"):
+            return SCALAR
+        if not hasattr(meta, "columns"):
+            return self._bytes_of(getattr(meta, "name", None), meta.dtype)
+        return sum(map(self._bytes_of, meta.columns, meta.dtypes)) + SCALAR
+
+    def _bytes_of(self, column: Any, dtype: Any) -> float:
+        if isinstance(dtype, np.dtype) and not dtype.hasobject and dtype.itemsize:
+            return float(dtype.itemsize)
+        return self._texts.get(str(column), TEXT if _is_text(dtype) else SCALAR)
+
+    def _total(self, expr: Any) -> Rows:
+        rows = self.rows(expr)
+        return None if rows is None else rows * expr.npartitions
+
+
+def _is_text(dtype: Any) -> bool:
+    return str(dtype) in ("object", "str", "string") or str(dtype).startswith("string")
+
+
+def _inputs(expr: Any) -> list[Any]:
+    fused = _fused(expr)
+    return [*fused, *expr.dependencies()] if fused else list(expr.dependencies())
+
+
+def _fused(expr: Any) -> list[Any]:
+    """The first of the expressions that were fused into one: it stands for all of them."""
+    exprs = expr.operands[0] if type(expr).__name__ == "Fused" else None
+    return [exprs[0]] if isinstance(exprs, list) else []
+
+
+# --- sources
+
+
+def _pandas(self: Estimates, expr: Any) -> Rows:
+    frame = expr.operand("frame")
+    data = getattr(frame, "_data", frame)
+    if len(data) and hasattr(data, "columns"):
+        sample = data.iloc[:: max(1, len(data) // 1000)]
+        for name, dtype in zip(sample.columns, sample.dtypes):
+            if _is_text(dtype):
+                self._texts[str(name)] = sample[name].memory_usage(index=False, deep=True) / len(
+                    sample
+                )
+    return len(data) / max(1, len(expr._divisions_and_locations[0]) - 1)
+
+
+def _parquet(self: Estimates, expr: Any) -> Rows:
+    try:
+        stats = list(_footers(expr))
+    except OSError:  # the user need not be allowed to open what the workers read
+        return _by_file_sizes(self, expr) * _kept_by_filters(expr.operand("filters"))
+    rows = sum(n for n, _ in stats) / len(stats)
+    for _, texts in stats:
+        self._texts |= texts
+    return rows * _kept_by_filters(expr.operand("filters"))
+
+
+def _footers(expr: Any) -> Iterator[tuple[float, dict[str, float]]]:
+    """Rows of some partitions, and bytes of a text in each of their columns."""
+    if hasattr(expr, "approx_statistics"):  # read through pyarrow's file systems
+        stats = expr.approx_statistics()
+        yield float(stats["num_rows"]), _text_bytes(stats["columns"], stats["num_rows"])
+        return
+    import pyarrow.parquet as pq
+
+    info = expr._dataset_info
+    for path, groups in _some_files(expr):
+        if info["has_metadata_file"]:  # it has all footers
+            footer = next(f.metadata for f in info["ds"].get_fragments() if f.path == path)
+        else:
+            with info["fs"].open(path) as file:
+                footer = pq.ParquetFile(file).metadata
+        chosen = range(footer.num_row_groups) if groups in (None, [None]) else groups
+        for_rows = [footer.row_group(i) for i in chosen]
+        columns = [
+            {
+                "path_in_schema": group.column(i).path_in_schema,
+                "total_uncompressed_size": group.column(i).total_uncompressed_size,
+            }
+            for group in for_rows[:1]
+            for i in range(group.num_columns)
+        ]
+        yield (
+            float(sum(group.num_rows for group in for_rows)),
+            _text_bytes(columns, for_rows[0].num_rows if for_rows else 0),
+        )
+
+
+def _some_files(expr: Any) -> list[tuple[str, Any]]:
+    """Paths of a few of the files, with the row groups that are read of each."""
+    parts = expr._plan["parts"]
+    return [part["piece"][:2] for part in parts[:: max(1, len(parts) // FILES)][:FILES]]
+
+
+def _by_file_sizes(self: Estimates, expr: Any) -> float:
+    """Rows as if files held them as memory does: what is packed has more of them."""
+    info = expr._dataset_info
+    sizes = [float(info["fs"].size(path)) for path, _ in _some_files(expr)]
+    return sum(sizes) / len(sizes) / self._width(info["base_meta"])
+
+
+def _text_bytes(columns: list[dict[str, Any]], rows: float) -> dict[str, float]:
+    if not rows:
+        return {}
+    return {c["path_in_schema"]: c["total_uncompressed_size"] / rows for c in columns}
+
+
+def _kept_by_filters(filters: Any) -> float:
+    """The part of the rows that parquet's filters keep: any of several lists of comparisons."""
+    if not filters:
+        return 1.0
+    either = filters if isinstance(filters[0], list) else [filters]
+    kept = [prod(EQUAL if c[1] in ("=", "==") else OTHER for c in each) for each in either]
+    return min(1.0, sum(kept))
+
+
+# --- what follows
+
+
+def _same(self: Estimates, expr: Any) -> Rows:
+    """As many rows as the largest input."""
+    known = [self.rows(one) for one in expr.dependencies()]
+    return None if None in known or not known else max(k for k in known if k is not None)
+
+
+def _first(self: Estimates, expr: Any) -> Rows:
+    return self.rows(expr.dependencies()[0])
+
+
+def _filter(self: Estimates, expr: Any) -> Rows:
+    rows = self.rows(expr.frame)
+    return None if rows is None else rows * _kept(expr.predicate)
+
+
+def _kept(predicate: Any) -> float:
+    name = type(predicate).__name__
+    if name == "And":
+        return _kept(predicate.left) * _kept(predicate.right)
+    if name == "Or":
+        return min(1.0, _kept(predicate.left) + _kept(predicate.right))
+    if name in ("Invert", "NE"):
+        return 1 - EQUAL
+    return EQUAL if name in ("EQ", "Isin") else OTHER
+
+
+def _spread(self: Estimates, expr: Any) -> Rows:
+    """All rows of the first input, in other partitions."""
+    total = self._total(expr.dependencies()[0])
+    return None if total is None else total / max(1, expr.npartitions)
+
+
+def _concat(self: Estimates, expr: Any) -> Rows:
+    totals = [self._total(one) for one in expr.dependencies()]
+    known = [total for total in totals if total is not None]
+    return None if len(known) < len(totals) else sum(known) / max(1, expr.npartitions)
+
+
+def _join(self: Estimates, expr: Any) -> Rows:
+    """As many rows as the longer side, as where each row has one partner."""
+    totals = [self._total(expr.left), self._total(expr.right)]
+    known = [total for total in totals if total is not None]
+    return None if len(known) < 2 else max(known) / max(1, expr.npartitions)
+
+
+def _reduced(self: Estimates, expr: Any) -> Rows:
+    """Groups, or one row, of each partition."""
+    kind = expr.operand("kind") if "kind" in expr._parameters else None
+    named = " ".join(c.__name__ for c in (kind.__mro__ if isinstance(kind, type) else ()))
+    rows = _first(self, expr)
+    return None if rows is None else max(1.0, rows * GROUPS) if "roup" in named else 1.0
+
+
+def _aggregated(self: Estimates, expr: Any) -> Rows:
+    return _first(self, expr)
+
+
+def _fused_io(self: Estimates, expr: Any) -> Rows:
+    """Partitions of a source read several at a time; the source is no dependency."""
+    total = self._total(expr.operand("_expr"))
+    return None if total is None else total / max(1, expr.npartitions)
+
+
+def _fused_rows(self: Estimates, expr: Any) -> Rows:
+    return self.rows(_fused(expr)[0])
+
+
+#: How many rows a partition has, by the name of the expression's class or of the nearest base
+#: class that is here.
+RULES: dict[str, Callable[[Estimates, Any], Rows]] = {
+    "FromPandas": _pandas,
+    "ReadParquet": _parquet,
+    "FusedIO": _fused_io,
+    "FusedParquetIO": _fused_io,
+    "Fused": _fused_rows,
+    "Filter": _filter,
+    "Projection": _first,
+    "Partitions": _first,
+    "Merge": _join,
+    "BlockwiseMerge": _join,
+    "BroadcastJoin": _join,
+    "Concat": _concat,
+    "StackPartition": _concat,
+    "Chunk": _reduced,
+    "GroupByChunk": _reduced,
+    "TreeReduce": _aggregated,
+    "ShuffleReduce": _spread,
+    "ApplyConcatApply": _reduced,
+    "ShuffleBase": _spread,
+    "SimpleShuffle": _spread,
+    "CumulativeFinalize": _first,
+    "CreateOverlappingPartitions": _spread,
+    "ResolveOverlappingDivisions": _spread,
+    "_DelayedExpr": lambda self, expr: 1.0,
+    "BlockwiseIO": lambda self, expr: None,
+    "Blockwise": _same,
+    "Repartition": _spread,
+    "RepartitionToFewer": _spread,
+    "RepartitionToMore": _spread,
+    "RepartitionDivisions": _spread,
+    "FinalizeComputeDF": _spread,
+    "Literal": lambda self, expr: 1.0,
+}

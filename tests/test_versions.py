@@ -1,0 +1,111 @@
+"""The table of versions says what happened, and nothing bad passes for good."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import versions
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+REPORT = """<?xml version="1.0"?>
+<testsuites><testsuite name="pytest" tests="9" errors="{errors}" failures="{failures}" skipped="1"/>
+</testsuites>"""
+
+
+def reported(directory: Path, *, errors: int = 0, failures: int = 0) -> Path:
+    """A report as pytest writes it."""
+    report = directory / "report.xml"
+    report.write_text(REPORT.format(errors=errors, failures=failures))
+    return report
+
+
+def test_all_passed(tmp_path: Path) -> None:
+    """A version is good whose tests passed or were skipped."""
+    found = versions.outcome("2026.3.0", reported(tmp_path), 0)
+    assert found == versions.Outcome("2026.3.0", passed=8, failed=0, skipped=1)
+    assert found.good
+
+
+def test_errors_count_as_failures(tmp_path: Path) -> None:
+    """Tests that failed and tests that could not be set up are one number, and are not good."""
+    found = versions.outcome("2026.3.0", reported(tmp_path, errors=2, failures=1), 1)
+    assert found == versions.Outcome("2026.3.0", passed=5, failed=3, skipped=1)
+    assert not found.good
+
+
+@pytest.mark.parametrize(("code", "problem"), [(2, "code 2"), (5, "code 5"), (1, "no failure")])
+def test_a_report_without_failures_is_not_enough(tmp_path: Path, code: int, problem: str) -> None:
+    """Where pytest says by its exit code that something is wrong, the version is not good."""
+    found = versions.outcome("2026.3.0", reported(tmp_path), code)
+    assert problem in found.problem
+    assert not found.good
+
+
+@pytest.mark.parametrize("text", [None, "", "<testsuites/>", "<testsuites><tests"])
+def test_no_report(tmp_path: Path, text: str | None) -> None:
+    """A version whose report is missing or cut off is not good, even if pytest ended well."""
+    report = tmp_path / "report.xml"
+    if text is not None:
+        report.write_text(text)
+    found = versions.outcome("2026.3.0", report, 0)
+    assert found.problem == "pytest wrote no report"
+    assert not found.good
+
+
+def test_table() -> None:
+    """Each version has a line with its numbers and its problem."""
+    table = versions.table(
+        [
+            versions.Outcome("2025.5.1", 100, 0, 2),
+            versions.Outcome("2026.3.0", problem="installing failed with code 1"),
+        ]
+    )
+    assert [line.split(maxsplit=4) for line in table.splitlines()] == [
+        ["dask", "passed", "failed", "skipped"],
+        ["2025.5.1", "100", "0", "2"],
+        ["2026.3.0", "0", "0", "0", "installing failed with code 1"],
+    ]
+
+
+def test_one_bad_version_decides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All versions are run, also after one that fails, and the exit code is then 1."""
+    failures = {"2025.5.1": 1, "2026.3.0": 0}
+    monkeypatch.setattr(
+        versions, "run", lambda version: versions.Outcome(version, 10, failures[version])
+    )
+    assert versions.main(list(failures)) == 1
+    assert list(failures) == [x.split()[0] for x in capsys.readouterr().out.splitlines()[-2:]]
+    assert versions.main(["2026.3.0"]) == 0
+
+
+def test_oldest_is_what_the_package_asks_for() -> None:
+    """The table starts with the oldest Dask that the package can be installed with."""
+    project = tomllib.loads((versions.ROOT / "pyproject.toml").read_text())["project"]
+    oldest = Version(versions.VERSIONS[0])
+    assert oldest == min(map(Version, versions.VERSIONS))
+    needs = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    for name in ("dask", "distributed"):
+        assert [str(one) for one in needs[name]] == [f">={oldest}"]
+
+
+def test_versions_match() -> None:
+    """Dask and distributed are installed in the same version."""
+    wanted = {r.name: str(r.specifier) for r in map(Requirement, versions.requirements("2025.9.1"))}
+    assert wanted["dask"] == wanted["distributed"] == "==2025.9.1"
+
+
+def test_uses_the_standard_library_only() -> None:
+    """The script starts in an environment where nothing is installed."""
+    source = Path(versions.__file__).read_text()
+    imported = {
+        line.split()[1].partition(".")[0]
+        for line in source.splitlines()
+        if line.startswith(("import ", "from "))
+    }
+    assert imported <= sys.stdlib_module_names

@@ -1,0 +1,150 @@
+"""Tests of Dask's that cannot hold when frames are in a pool, and why: none is about a value."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+
+@dataclass(frozen=True)
+class Structural:
+    """Tests that ask how an expression is made, not what it computes."""
+
+    reason: str  #: why they must fail
+    message: str  #: regular expression found in what a failing test says
+    tests: tuple[str, ...]  #: patterns of ``file::test`` as in a shell: ``test_core.py::test_x*``
+
+    def explains(self, test: str, message: str) -> bool:
+        """Whether a failure is one of these."""
+        name = test.rpartition("/")[2]
+        named = any(fnmatchcase(name, pattern) for pattern in self.tests)
+        return named and re.search(self.message, message) is not None
+
+
+STRUCTURAL = (
+    Structural(
+        "The name of the collection is that of its marker, and depends on pool and sources",
+        r"frameinpool",
+        (
+            "test_categorical.py::test_get_categories_simplify_adds_projection",
+            "test_collection.py::test_columns_traverse_filters",
+            "test_collection.py::test_dont_fuse_from_pandas_ops",
+            "test_collection.py::test_explode_simplify",
+            "test_collection.py::test_filter_pushdown",
+            "test_collection.py::test_find_operations",
+            "test_collection.py::test_meta_divisions_name",
+            "test_collection.py::test_repartition_no_op",
+            "test_collection.py::test_substitute",
+            "test_collection.py::test_substitute_parameters",
+            "test_collection.py::test_walk",
+            "test_delayed.py::test_from_delayed[[]foo]",
+            "test_from_pandas.py::test_from_pandas_chunksize*",
+            "test_from_pandas.py::test_from_pandas_npartitions*",
+            "test_io.py::test_from_map*",
+            "test_map_partitions_overlap.py::test_token_given",
+            "test_parquet.py::test_pyarrow_filesystem_filters",
+            "test_predicate_pushdown.py::test_rewrite_filters",
+            "test_repartition.py::test_repartition_combine_similar*",
+        ),
+    ),
+    Structural(
+        "A prefix starts the name of the source, which is some steps further down",
+        r"startswith",
+        ("test_delayed.py::test_from_delayed*", "test_io.py::test_from_map*"),
+    ),
+    Structural(
+        "The root is a marker, so that what was expected there is one step below",
+        r"isinstance\(|has no attribute '(right|left|seed|fragments|_filtered)'"
+        r"|'columns' is not in list",
+        (
+            "test_collection.py::test_filter_pushdown_reducer_in_predicate",
+            "test_collection.py::test_partitions",
+            "test_collection.py::test_predicate_pushdown_ndim_change",
+            "test_collection.py::test_select_dtypes_projection",
+            "test_collection.py::test_tree_repr*",
+            "test_datasets.py::test_optimization",
+            "test_indexing.py::test_reverse_indexing",
+            "test_io.py::test_from_map*",
+            "test_merge.py::test_merge_avoid_overeager_filter_pushdown",
+            "test_merge.py::test_merge_combine_similar_intermediate_projections",
+            "test_merge.py::test_merge_filter_renaming_columns",
+            "test_merge.py::test_merge_or_two_branches_no_pushdown",
+            "test_merge.py::test_merged_partitions_filtered",
+            "test_parquet.py::test_aggregate_rg_stats_to_file",
+            "test_parquet.py::test_parquet_len*",
+            "test_parquet.py::test_predicate_pushdown*",
+            "test_shuffle.py::test_sort_values_avoid_overeager_filter_pushdown*",
+        ),
+    ),
+    Structural(
+        "As above; the test looks into the frame of the frame of the root",
+        r"\{'x'\} == \{'x', 'z'\}",
+        ("test_collection.py::test_column_projection_map_partitions*",),
+    ),
+    Structural(
+        "The lowered marker is not blockwise, so that nothing fuses past it",
+        r"(all|any)\(<generator",
+        (
+            "test_io.py::test_io_fusion_blockwise",
+            "test_shuffle.py::test_set_index_pre_sorted",
+            "test_shuffle.py::test_set_index_without_sort",
+        ),
+    ),
+    Structural(
+        "The marker is seen in what is printed",
+        r"[Ff]rame[Ii]n[Pp]ool",
+        (
+            "test_collection.py::test_assign_squash_together",
+            "test_collection.py::test_isin_repr",
+            "test_collection.py::test_scalar_repr",
+            "test_collection.py::test_to_datetime_repr",
+            "test_concat.py::test_concat_str",
+            "test_format.py::test_*",
+            "test_fusion.py::test_name",
+        ),
+    ),
+    Structural(
+        "The marker is one more expression",
+        r"assert 2 == 1|assert 14 == 13|assert \d+ < \(500 \+ \d+\)",
+        (
+            "test_collection.py::test_assign_projection_mix",
+            "test_collection.py::test_depth",
+            "test_collection.py::test_serialization",
+        ),
+    ),
+    Structural(
+        "Inside propagate_pools() shuffles are made of tasks, where the test counts those on disk "
+        "or has fewer tasks",
+        r"assert 0 == \d|assert 40 <= 30|list index out of range",
+        (
+            "test_distributed.py::test_merge_combine_similar_squash_merges*",
+            "test_merge.py::test_merge_combine_similar[[]2-3]",
+            "test_partitioning_knowledge.py::test_avoid_shuffle_on_top_of_lowered_shuffle",
+            "test_partitioning_knowledge.py::test_groupby_avoid_shuffle",
+            "test_partitioning_knowledge.py::test_merge_avoid_shuffle",
+            "test_partitioning_knowledge.py::test_merge_shuffle_if_different_order",
+            "test_partitioning_knowledge.py::test_shuffle_after_only_blockwise_merge",
+        ),
+    ),
+    Structural(
+        "The test puts an expression together by hand; markers float up in collections",
+        r"assert \(None == \['c'\]",
+        ("test_parquet.py::test_parquet_len_filter*",),
+    ),
+    Structural(
+        "The graph is sent as expressions; Dask cannot pickle those with such a file system either",
+        r"TypeError: self.info cannot be converted",
+        ("test_parquet.py::test_pyarrow_filesystem_serialize",),
+    ),
+    Structural(
+        "A peer-to-peer shuffle cannot keep to a pool and is refused",
+        r"PeerToPeerInPool",
+        ("test_distributed.py::*",),
+    ),
+    Structural(
+        "The tasks are made when they are needed, and a wrong argument is found out only then",
+        r"DID NOT RAISE.* ValueError",
+        ("test_reductions.py::test_split_every_lt2*",),
+    ),
+)
