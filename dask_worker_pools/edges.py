@@ -296,10 +296,14 @@ class _Reader:
         """Slots of the inputs of each block, one row a block."""
         axis_of = dict(zip(layer.output_indices, axes))
         columns = [np.empty((blocks, 0), np.int64)]
-        for argument, indices in dict.fromkeys(layer.indices):
+        seen = set()  # an argument without indices need not be hashable
+        for argument, indices in layer.indices:
             if isinstance(argument, TaskRef):
                 columns.append(np.broadcast_to(self.slots.want_keys([argument.key]), (blocks, 1)))
-            elif indices is not None and argument not in layer.io_deps:
+            elif indices is None or (argument, indices) in seen:
+                continue
+            elif argument not in layer.io_deps:
+                seen.add((argument, indices))
                 start, shape = self.slots.grids[argument]
                 column = np.full((blocks, 1), start)
                 for index, length, stride in zip(indices, shape, _strides(shape)):

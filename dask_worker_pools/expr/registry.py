@@ -12,18 +12,29 @@ from types import ModuleType
 from typing import Any
 
 import dask
+from dask._dispatch import get_collection_type
 from dask.utils import is_arraylike
 
 from dask_worker_pools.annotations import POOL_KEY
+from dask_worker_pools.expr.build import built
 from dask_worker_pools.expr.markers import Marker, bare
 
 DATAFRAME = "dask.dataframe"
 
 
 def install() -> None:
-    """Mark frames from now on; if dask.dataframe is not there yet, as soon as it is imported."""
+    """Mark frames from now on; if dask.dataframe is not there yet, as soon as it is imported.
+
+    Arrays too, where they are made of expressions.
+    """
+    if dask.config.get("array.query-planning", None) is True:
+        from dask.array._array_expr._expr import ArrayExpr
+
+        from dask_worker_pools.expr.arrays import array_kind
+
+        _register("arrays", built(array_kind(ArrayExpr)))
     if DATAFRAME in sys.modules:
-        _register()
+        _register_frames()
     elif not any(isinstance(finder, _Watch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Watch())
 
@@ -43,26 +54,24 @@ class _Watch(importlib.abc.MetaPathFinder):
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
-                _register()
+                _register_frames()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-def _register() -> None:
-    from dask.dataframe import get_collection_type
-
+def _register_frames() -> None:
     from dask_worker_pools.expr import frames
-    from dask_worker_pools.expr.build import built
 
-    def mark(expr: Any) -> Any:
-        # Looked up late: it may be the import of `frames` that imports dask.dataframe.
-        return built(frames.FrameInPool)(expr)
+    # Looked up late: it may be the import of `frames` that imports dask.dataframe.
+    _register("frames", lambda expr: built(frames.FrameInPool)(expr))
 
-    registered = dict(get_collection_type._lookup)
-    for kind, choose in registered.items():
-        if not isinstance(choose, Marking):
-            get_collection_type.register(kind, Marking(choose, mark))
+
+def _register(what: str, mark: Callable[[Any], Any]) -> None:
+    """Mark what any entry of the registry makes, once for all."""
+    for made_of, choose in dict(get_collection_type._lookup).items():
+        if not (isinstance(choose, Marking) and what in choose.marked):
+            get_collection_type.register(made_of, Marking(choose, mark, what))
 
 
 class _ForArray:
@@ -85,9 +94,11 @@ class _ForArray:
 class Marking:
     """An entry of the registry that marks what the entry before it makes."""
 
-    def __init__(self, choose: Callable[[Any], Any], mark: Callable[[Any], Any]) -> None:
+    def __init__(self, choose: Callable[[Any], Any], mark: Callable[[Any], Any], what: str) -> None:
         self.choose = choose
         self.mark = mark
+        #: what kinds of collections it and the entries before it mark
+        self.marked: frozenset[str] = getattr(choose, "marked", frozenset()) | {what}
 
     def __call__(self, meta: Any) -> Callable[[Any], Any]:
         """Give the function that makes a collection of an expression."""
