@@ -192,6 +192,14 @@ class Slots:
         self.waiting[name].add(key)
         return slot
 
+    def was_read(self, key: Key) -> bool:
+        """Whether the task of a key was read already."""
+        name = name_of(key)
+        if key in self.loose:
+            return key not in self.waiting[name]
+        block = self._block(key, *self.grids[name]) if name in self.grids else None
+        return block is not None and bool(self.state[block] == READ)
+
     @staticmethod
     def _block(key: Key, start: int, shape: tuple[int, ...]) -> int | None:
         if type(key) is not tuple or len(key) != 1 + len(shape):
@@ -259,7 +267,7 @@ class _Reader:
         tasks = _tasks(layer)
         stack = [key for key in self._wanted(self.names[name]) if key in tasks]
         if stack:
-            found, marks = _written(tasks, stack, self.known)
+            found, marks = _written(tasks, stack, self.known, self.slots)
             if found:
                 yield self._listed(name, found, marks)
 
@@ -467,7 +475,7 @@ def _culled(layer: Blockwise, keys: set[Key]) -> Mapping[Key, Collection[Key]]:
 
 
 def _written(
-    tasks: Mapping[Key, Any], keys: Iterable[Key], known: Container[Key]
+    tasks: Mapping[Key, Any], keys: Iterable[Key], known: Container[Key], slots: Slots
 ) -> tuple[dict[Key, Collection[Key]], dict[Key, Annotations]]:
     """Tasks of a layer that `keys` need inside it, with their inputs and what they carry."""
     stack = list(keys)
@@ -490,7 +498,8 @@ def _written(
         else:
             found[key] = keys_in_tasks(cast("Collection[Key]", known), [task])
         for needed in found[key]:
-            if needed in tasks:
+            # Layers may repeat tasks of others: each is read once.
+            if needed in tasks and needed not in found and not slots.was_read(needed):
                 stack.append(needed)
     return found, marks
 

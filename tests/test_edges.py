@@ -118,6 +118,16 @@ def test_culled_layers_hold_the_blocks_that_were_left() -> None:
     assert read(culled, [(x.name, 1)]).edges.outside == [(x.name, 1)]
 
 
+def test_tasks_that_stand_in_two_layers_are_read_once() -> None:
+    """Where two layers hold the same tasks, as those of Dask's shuffle do, each task counts once."""
+    order = [7, 0, 6, 1, 5, 2, 4, 3]
+    a, b = (da.ones(8, chunks=4, name=name)[order] for name in "ab")
+    x = (a + b).sum()
+    tasks = read(x.dask, x.__dask_keys__())
+    assert tasks.dependencies == needed(ensure_dict(copied(x.dask)), [*flatten(x.__dask_keys__())])
+    assert len(tasks.edges.counts) == len(tasks.dependencies)
+
+
 def test_layers_may_forget_what_they_need() -> None:
     """Tasks are found, and come after their inputs, where layers do not name all they depend on."""
     layers = {
