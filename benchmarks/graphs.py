@@ -42,7 +42,8 @@ class NotSupported(Exception):
 
 def are_frames(collections: Sequence[Any]) -> bool:
     """Whether there are dataframes among collections."""
-    return any(hasattr(collection, "expr") for collection in collections)
+    # Asked of the class: a delayed object says yes to any attribute.
+    return any(hasattr(type(collection), "expr") for collection in collections)
 
 
 def _graph_of_frames(frames: Sequence[Any]) -> tuple[HighLevelGraph, list[Key]]:

@@ -128,9 +128,11 @@ def race_all(
             start = time.monotonic()
             try:
                 record = race(client, case, repeat, timeout, lambda **w: progress.update(task, **w))
-            except NotSupported as reason:
-                # Listed, so that nobody takes it for forgotten.
-                record = {"title": case.workload.title, "shape": case.shape, "skipped": str(reason)}
+            except Exception as error:
+                # Listed, so that nobody takes it for forgotten; the others go on.
+                known = isinstance(error, NotSupported)
+                reason = str(error) if known else f"{type(error).__name__}: {error}"
+                record = {"title": case.workload.title, "shape": case.shape, "skipped": reason}
                 progress.update(task, advance=repeat * len(contenders("")))
             done.append({**record, "took": round(time.monotonic() - start, 1)})
             output.write_text(json.dumps(done))

@@ -248,6 +248,7 @@ def machine(results: Mapping[str, Any]) -> str:
         ["each site may send", f"{settings['rate']:g} Mbit/s"],
         ["runs of each contender", str(settings["repeat"])],
         ["the whole run took", f"{settings['minutes']:.0f} minutes"],
+        ["processes that wanted to run, last 15 minutes", f"{settings['load']:.1f}"],
     ]
     return table(rows, left=2)
 

@@ -189,6 +189,7 @@ def main(
                 deadline=start + 60 * limit,
             )
     settings = {"rate": rate, "repeat": repeat, "minutes": (time.monotonic() - start) / 60}
+    settings["load"] = os.getloadavg()[2]
     save(output, {"machine": describe(), "settings": settings, "cases": records})
     click.echo(f"Wrote {output}")
     if docs:

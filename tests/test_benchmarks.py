@@ -11,7 +11,10 @@ from typing import Any
 
 import dask
 import dask.array as da
+import dask.bag as db
+import dask.dataframe as dd
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from dask import delayed
@@ -21,7 +24,7 @@ from placement_oracle import Case as Placement
 from benchmarks import rule2022
 from benchmarks.compare import main as compare_main
 from benchmarks.contenders import annotated, contenders, mixes
-from benchmarks.graphs import NotSupported, measured, whole_graph
+from benchmarks.graphs import NotSupported, are_frames, measured, whole_graph
 from benchmarks.measure import run_once
 from benchmarks.oracle import least_traffic, shrink
 from benchmarks.race import Question, race
@@ -86,6 +89,14 @@ def test_true_sizes_are_those_that_workers_measure() -> None:
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the workloads write what they read."""
     return tmp_path_factory.mktemp("stores")
+
+
+def test_only_frames_are_frames() -> None:
+    """A delayed object, which says yes to any attribute, is no frame; a frame is one."""
+    frame = dd.from_pandas(pd.DataFrame({"x": [1, 2]}), npartitions=1)
+    assert are_frames([frame])
+    assert are_frames([frame.x])
+    assert not are_frames([delayed(int)(1), da.ones(1), db.from_sequence([1])])
 
 
 # Dask warns of annotations around frames where they have no pools; then the case is skipped.
@@ -290,7 +301,7 @@ def test_a_contender_that_fails_is_shown_as_that(record: dict[str, Any], tmp_pat
 def written(record: dict[str, Any], folder: Path) -> str:
     """The page and charts that are written for one case, twice."""
     results, page = folder / "results.json", folder / "page.md"
-    settings = {"rate": 50.0, "repeat": 2, "minutes": 1.0}
+    settings = {"rate": 50.0, "repeat": 2, "minutes": 1.0, "load": 0.5}
     save(results, {"machine": {"processor": "slow"}, "settings": settings, "cases": [record]})
     assert json.loads(results.read_text())["cases"] == [record]
     names = ("targets", "bytes", "seconds", "machine")
