@@ -16,6 +16,7 @@ from dask.typing import Key
 from dask_worker_pools.expr.layer import ByValue, sent
 from dask_worker_pools.expr.markers import KINDS, Marker, bare, marked_again, marker
 from dask_worker_pools.expr.places import within
+from dask_worker_pools.expr.registry import register
 
 
 class _FrameMarker(Marker, FrameExpr):
@@ -82,3 +83,4 @@ class LoweredFrameInPool(_FrameMarker):
 
 FrameInPool.settled = LoweredFrameInPool.settled = LoweredFrameInPool
 KINDS.append(FrameInPool)
+register(FrameInPool)

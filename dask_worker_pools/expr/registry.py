@@ -32,11 +32,16 @@ def install() -> None:
 
         from dask_worker_pools.expr.arrays import array_kind
 
-        _register(array_kind(ArrayExpr))
+        register(array_kind(ArrayExpr))
     if DATAFRAME in sys.modules:
-        _register_frames()
+        _import_frames()
     elif not any(isinstance(finder, _Watch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Watch())
+
+
+def _import_frames() -> None:
+    # It registers itself.
+    importlib.import_module("dask_worker_pools.expr.frames")
 
 
 class _Watch(importlib.abc.MetaPathFinder):
@@ -54,19 +59,13 @@ class _Watch(importlib.abc.MetaPathFinder):
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
-                _register_frames()
+                _import_frames()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-def _register_frames() -> None:
-    from dask_worker_pools.expr import frames
-
-    _register(frames.FrameInPool)
-
-
-def _register(kind: type[Any]) -> None:
+def register(kind: type[Any]) -> None:
     """Mark what any entry of the registry makes of expressions of one kind."""
     for made_of, choose in dict(get_collection_type._lookup).items():
         get_collection_type.register(made_of, Marking(choose, built(kind)))
