@@ -36,8 +36,11 @@ from dask_worker_pools.graph import name_of
 
 SOURCES = ["pandas", "parquet", "map"]
 
-# Dask's own readers, with pandas 3.1.
-pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")
+# What Dask's own code warns of, with pandas 3.1; what older Dask does, with NumPy 2.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The inplace keyword"),
+    pytest.mark.filterwarnings("ignore:Passing more than 2 positional"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -158,13 +161,13 @@ def test_filters_and_columns_reach_the_files_of_both_pools(tables: Path) -> None
         customers = dd.read_parquet(tables / "customers", filesystem="arrow")
     merged = orders.merge(customers, on="customer")
     query = merged[merged.total > 100][["country", "total"]]
-    # Tuning may wrap readers into others, which read several files at a time.
-    with dask.config.set({"optimization.tune.active": False}):
-        plan = bare(query.optimize(fuse=False).expr)
-    columns = {tuple(sorted(one.columns)) for one in plan.find_operations(ReadParquet)}
+    plan = bare(query.optimize(fuse=False).expr)
+    # Readers may be wrapped into others, which read several files at a time.
+    inner = [one for step in plan.walk() for one in (step, *step.operands)]
+    readers = [one for one in inner if isinstance(one, ReadParquet)]
+    columns = {tuple(sorted(one.columns)) for one in readers}
     assert columns == {("customer", "total"), ("country", "customer")}
-    filters = [one.operand("filters") for one in plan.find_operations(ReadParquet)]
-    assert [[("total", ">", 100)]] in filters
+    assert [[("total", ">", 100)]] in [one.operand("filters") for one in readers]
     assert not list(plan.find_operations(Filter))
 
 

@@ -21,6 +21,7 @@ import pytest
 from dask.delayed import delayed
 from distributed import Client, futures_of, wait
 from frame_queries import CUSTOMERS, ORDERS
+from packaging.version import Version
 
 from dask_worker_pools import (
     NoSuchPool,
@@ -325,22 +326,40 @@ def test_several_frames_share_what_they_share(client: Client) -> None:
     assert pools(where) == {"A", "B"}
 
 
-@pytest.mark.filterwarnings(MIXED)
 def test_persisted_frames_keep_their_pool(client: Client) -> None:
     """What follows from a persisted frame runs where it lies, and nothing is loaded again."""
 
     def compute() -> Any:
-        (kept,) = dask.persist(orders())
-        assert get_pool(kept) == "A"
-        one, _ = dask.persist(orders().assign(n=1), da.ones(3))
-        wait([kept, one])
-        return (kept.total + 1).sum().compute(), one.n.sum().compute()
+        kept = orders().assign(n=1).persist()
+        wait(kept)
+        return get_pool(kept), get_pool(kept.total.sum()), (kept.total + kept.n).sum().compute()
 
     result, where = run(client, compute)
-    assert result == (ORDERS.total.sum() + len(ORDERS), len(ORDERS))
-    assert {w for k, w in ((k, tuple(v)) for k, v in where.items()) if "ones" not in str(k)} == {
-        ("A",)
-    }
+    assert result == ("A", "A", ORDERS.total.sum() + len(ORDERS))
+    assert pools(where) == {"A"}
+    assert sum("frompandas" in str(key) for key in where) == 4
+
+
+@pytest.mark.skipif(
+    Version(dask.__version__) < Version("2026.1"),
+    reason="older versions of Dask cannot persist frames and arrays at once",
+)
+@pytest.mark.filterwarnings(MIXED)
+def test_frames_and_arrays_persisted_at_once(client: Client) -> None:
+    """Frames and arrays that are persisted at once are loaded in their pools, and stay there."""
+    with pool("B"):
+        ones = da.ones(8, chunks=4)
+
+    def compute() -> Any:
+        kept, twos = dask.persist(orders(), ones + 1)
+        wait([kept, twos])
+        return get_pool(kept), kept.total.sum().compute(), twos.sum().compute()
+
+    result, where = run(client, compute)
+    assert result == ("A", ORDERS.total.sum(), 16)
+    assert of(where, "frompandas") == {"A"}
+    assert of(where, "add") == {"B"}
+    assert pools(where) == {"A", "B"}
 
 
 def test_persisted_join(client: Client) -> None:

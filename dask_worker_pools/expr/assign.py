@@ -19,7 +19,8 @@ def assign_pool(collection: T, name: str | None) -> T:
     Parameters
     ----------
     collection : dask collection
-        A dask.dataframe collection, or another that is made of expressions.
+        A dask.dataframe collection, or another that is made of expressions: an array under
+        ``array.query-planning``, or of the package dask-array.
     name : str or None
         Name of the pool, as for `pool`. None: its tasks never get a pool.
 

@@ -14,8 +14,9 @@ from dask.dataframe.dask_expr._expr import Expr as FrameExpr
 from dask.typing import Key
 
 from dask_worker_pools.expr.layer import ByValue, sent
-from dask_worker_pools.expr.markers import KINDS, Marker, bare, marker
+from dask_worker_pools.expr.markers import KINDS, Marker, bare, marked_again, marker
 from dask_worker_pools.expr.places import within
+from dask_worker_pools.expr.registry import register
 
 
 class _FrameMarker(Marker, FrameExpr):
@@ -70,7 +71,7 @@ class FrameInPool(_FrameMarker, Blockwise):
     """A frame in a pool, as it was built: to Dask, one more blockwise step."""
 
     def __reduce__(self) -> Any:
-        return ByValue(_unpickled), (self.frame, self.place, self.pins)
+        return ByValue(marked_again), (self.frame, self.place, self.pins)
 
 
 class LoweredFrameInPool(_FrameMarker):
@@ -80,15 +81,7 @@ class LoweredFrameInPool(_FrameMarker):
         return sent(self, bare(self))  # it is on its way to a scheduler
 
 
-def _unpickled(frame: Any, place: Any, pins: Any) -> Any:
-    """A marker again; a frame without pools where this package is not installed."""
-    try:
-        from dask_worker_pools.expr import frames
-    except ImportError:
-        return frame
-    return frames.FrameInPool(frame, place, pins)
-
-
 FrameInPool.settled = LoweredFrameInPool.settled = LoweredFrameInPool
 FrameInPool.built = LoweredFrameInPool.built = FrameInPool
 KINDS.append(FrameInPool)
+register(FrameInPool)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from dask._expr import Expr, _ExprSequence
+from dask.tokenize import tokenize
 
 from dask_worker_pools.expr.places import LIVE, Place, inside, within
 from dask_worker_pools.expr.went import remember
@@ -33,6 +34,7 @@ class Marker:
     pins: tuple[str, ...]  #: bare names of the expressions below that the user pinned here
     operands: list[Any]
     _name: str
+    _determ_token: str | None
 
     #: the kind of expressions that may stand below and above
     family: type[Expr]
@@ -44,6 +46,12 @@ class Marker:
     @property
     def _meta(self) -> Any:
         return self.frame._meta
+
+    def __dask_tokenize__(self) -> str:
+        if not self._determ_token:
+            kind = type(self).__name__
+            self._determ_token = tokenize(kind, self.frame._name, self.place, self.pins)
+        return self._determ_token
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self.frame}, {self.place!r})"
@@ -69,15 +77,16 @@ class Marker:
     def _step(
         self, done: dict[str, Any], step: Callable[[Any], Any], kind: type[Any] | None = None
     ) -> Any:
-        if self._name not in done:
-            # What Dask computes here on its own account, such as quantiles, runs in the pool.
-            with within(self.place):
-                frame = step(self.frame)
-            if frame._name != self.frame._name or (kind and not isinstance(self, kind)):
-                done[self._name] = marker(kind or type(self), frame, self.place, self.pins)
-            else:
-                done[self._name] = self
-        return done[self._name]
+        if (before := done.get(self._name)) is not None:
+            return before
+        # What Dask computes here on its own account, such as quantiles, runs in the pool.
+        with within(self.place):
+            frame = step(self.frame)
+        result: Any = self
+        if frame._name != self.frame._name or (kind and not isinstance(self, kind)):
+            result = marker(kind or type(self), frame, self.place, self.pins)
+        done[self._name] = result
+        return result
 
     def _simplify_up(self, parent: Any, dependents: Dependents) -> Any:
         if type(parent) is _ExprSequence:
@@ -88,7 +97,8 @@ class Marker:
             return None
         if inside() not in (None, ()):  # the user said where the parent runs
             return None
-        root = not any(ref() is not None for ref in dependents.get(parent._name, ()))
+        above = [ref() for ref in dependents.get(parent._name, ())]
+        root = all(one is None or isinstance(one, _ExprSequence) for one in above)
         return floated(parent, type(self), root)
 
     # --- the graph
@@ -122,7 +132,22 @@ KINDS: list[type[Any]] = []
 
 def kind_of(expr: Any) -> type[Any] | None:
     """The kind of marker for an expression, if there is one."""
-    return next((kind for kind in KINDS if isinstance(expr, kind.family)), None)
+    found = next((kind for kind in KINDS if isinstance(expr, kind.family)), None)
+    if found is None and isinstance(expr, Expr):
+        from dask_worker_pools.expr.arrays import kind_of_array
+
+        return kind_of_array(expr)
+    return found
+
+
+def marked_again(frame: Any, place: Place, pins: tuple[str, ...]) -> Any:
+    """A marker that was pickled; what it marked, where this package is not installed."""
+    try:
+        from dask_worker_pools.expr import markers
+    except ImportError:
+        return frame
+    kind = markers.kind_of(frame)
+    return frame if kind is None else kind(frame, place, pins)
 
 
 def marker(kind: type[Any], frame: Any, place: Place, pins: Iterable[str] = ()) -> Any:

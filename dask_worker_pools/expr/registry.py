@@ -12,20 +12,36 @@ from types import ModuleType
 from typing import Any
 
 import dask
+from dask._dispatch import get_collection_type
 from dask.utils import is_arraylike
 
 from dask_worker_pools.annotations import POOL_KEY
+from dask_worker_pools.expr.build import built
 from dask_worker_pools.expr.markers import Marker, bare
 
 DATAFRAME = "dask.dataframe"
 
 
 def install() -> None:
-    """Mark frames from now on; if dask.dataframe is not there yet, as soon as it is imported."""
+    """Mark frames from now on; if dask.dataframe is not there yet, as soon as it is imported.
+
+    Arrays too, where they are made of expressions.
+    """
+    if dask.config.get("array.query-planning", None) is True:
+        from dask.array._array_expr._expr import ArrayExpr
+
+        from dask_worker_pools.expr.arrays import array_kind
+
+        register(array_kind(ArrayExpr))
     if DATAFRAME in sys.modules:
-        _register()
+        _import_frames()
     elif not any(isinstance(finder, _Watch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Watch())
+
+
+def _import_frames() -> None:
+    # It registers itself.
+    importlib.import_module("dask_worker_pools.expr.frames")
 
 
 class _Watch(importlib.abc.MetaPathFinder):
@@ -43,26 +59,16 @@ class _Watch(importlib.abc.MetaPathFinder):
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
-                _register()
+                _import_frames()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-def _register() -> None:
-    from dask.dataframe import get_collection_type
-
-    from dask_worker_pools.expr import frames
-    from dask_worker_pools.expr.build import built
-
-    def mark(expr: Any) -> Any:
-        # Looked up late: it may be the import of `frames` that imports dask.dataframe.
-        return built(frames.FrameInPool)(expr)
-
-    registered = dict(get_collection_type._lookup)
-    for kind, choose in registered.items():
-        if not isinstance(choose, Marking):
-            get_collection_type.register(kind, Marking(choose, mark))
+def register(kind: type[Any]) -> None:
+    """Mark what any entry of the registry makes of expressions of one kind."""
+    for made_of, choose in dict(get_collection_type._lookup).items():
+        get_collection_type.register(made_of, Marking(choose, built(kind)))
 
 
 class _ForArray:

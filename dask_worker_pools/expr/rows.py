@@ -10,7 +10,7 @@ follows from it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import prod
+from math import isnan, prod
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,14 @@ class Estimates:
         self._texts: dict[str, float] = {}  # bytes of a text, by the name of its column
 
     def nbytes(self, expr: Any) -> float | None:
-        """Mean bytes of a partition of an expression; None if unknown."""
-        rows = self.rows(expr)
-        return None if rows is None else rows * self._width(expr._meta)
+        """Mean bytes of a partition of an expression, or of a chunk; None if unknown."""
+        try:
+            if hasattr(type(expr), "chunks"):
+                return _chunk_bytes(expr)
+            rows = self.rows(expr)
+            return None if rows is None else rows * self._width(expr._meta)
+        except Exception:  # another version of Dask; nothing is to fail for a guess
+            return None
 
     def rows(self, expr: Any) -> Rows:
         """Mean rows of a partition."""
@@ -60,7 +65,7 @@ class Estimates:
         rule = next((RULES[name] for name in names if name in RULES), None)
         try:
             return rule(self, expr) if rule else None
-        except Exception:  # another version of Dask; nothing is to fail for a guess
+        except Exception:
             return None
 
     def _width(self, meta: Any) -> float:
@@ -78,6 +83,11 @@ class Estimates:
     def _total(self, expr: Any) -> Rows:
         rows = self.rows(expr)
         return None if rows is None else rows * expr.npartitions
+
+
+def _chunk_bytes(array: Any) -> float | None:
+    size = prod(array.shape) * float(array.dtype.itemsize) / max(1, prod(array.numblocks))
+    return None if isnan(size) else size
 
 
 def _is_text(dtype: Any) -> bool:
