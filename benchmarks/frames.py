@@ -53,7 +53,7 @@ def reduction(n: int, put: Put) -> Any:
 
 def aligned(n: int, put: Put) -> Any:
     """Partition by partition over two pools."""
-    return (table(put("A"), n) + table(put("B"), n, 1)).value.sum()
+    return (table(put("A"), n).value + table(put("B"), n, 1).value).sum()
 
 
 def join(n: int, put: Put) -> Any:
