@@ -102,7 +102,7 @@ def measure(name: str, tasks: int) -> float:
     marked_time, marked = timed(lambda: build(n, pool).optimize())
     with propagate_pools():
         # What the scheduler gets, and what it does before it orders the tasks.
-        layer_time, layer = timed(lambda: marked.__dask_graph__())
+        layer_time, layer = timed(lambda: marked.expr.layer)
         plan_time, planned = timed(lambda: plan_tasks(layer.placed, sent_pass()))
         plan_time += layer_time
     part = (plan_time - write_time) / dask_time

@@ -77,11 +77,18 @@ class FrameInPool(_FrameMarker, Blockwise):
 class LoweredFrameInPool(_FrameMarker):
     """A frame in a pool, lowered: not blockwise, so that fusion stops here."""
 
+    def __dask_graph__(self) -> Any:
+        graph = super().__dask_graph__()
+        # Dask looks for a frame's partitions under the name of the collection.
+        name = FrameInPool(self.frame, self.place, self.pins)._name
+        for key in self.__dask_keys__():
+            graph[name, key[1]] = Alias((name, key[1]), key)
+        return graph
+
     def __reduce__(self) -> Any:
         return sent(self, bare(self))  # it is on its way to a scheduler
 
 
 FrameInPool.settled = LoweredFrameInPool.settled = LoweredFrameInPool
-FrameInPool.built = LoweredFrameInPool.built = FrameInPool
 KINDS.append(FrameInPool)
 register(FrameInPool)
