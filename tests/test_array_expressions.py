@@ -88,7 +88,7 @@ def test_arrays_of_expressions(client: Client, name: str) -> None:
 
 @pytest.mark.skipif(
     find_spec("dask_array") is None,
-    reason="the extra dask-array is not installed: it would change xarray and Dask for all tests",
+    reason="the extra dask-array is not installed: importing it changes Dask's configuration",
 )
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_arrays_of_the_package(client: Client, name: str) -> None:
