@@ -52,6 +52,11 @@ class _FrameMarker(Marker, FrameExpr):
         with within(self.place):
             return self.frame.divisions
 
+    def optimize(self, **options: Any) -> Any:  # type: ignore[override]
+        result = super().optimize(**options)
+        result.__dict__["optimized"] = True
+        return result
+
     def _tune_up(self, parent: Any) -> Any:
         # Readers of few columns read several files at a time, where something follows that may
         # have other partitions then. What follows is above the marker.
@@ -79,7 +84,9 @@ class LoweredFrameInPool(_FrameMarker):
 
     def __dask_graph__(self) -> Any:
         graph = super().__dask_graph__()
-        # Dask looks for a frame's partitions under the name of the collection.
+        if "optimized" in self.__dict__:
+            return graph
+        # Dask looks for a frame's partitions under the name of the collection as it was built.
         name = FrameInPool(self.frame, self.place, self.pins)._name
         for key in self.__dask_keys__():
             graph[name, key[1]] = Alias((name, key[1]), key)
