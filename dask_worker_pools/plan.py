@@ -94,7 +94,7 @@ class Plan:
     pinned: Mapping[Key, str] = field(default_factory=dict)
     blocked: Collection[Key] = frozenset()  #: tasks created under ``pool(None)``
     #: how the sizes of each layer's outputs are known: "declared", "chunks", "derived",
-    #: "embedded" or "unknown"; several joined by "+"
+    #: "embedded", "rows" or "unknown"; several joined by "+"
     sources: Mapping[str, str] = field(default_factory=dict)
     counting: bool = False  #: no size is known: each output counts 1
     #: cost of a byte from one pool to another; None = 1 wherever

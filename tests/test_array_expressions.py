@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import clusters
@@ -85,6 +86,10 @@ def test_arrays_of_expressions(client: Client, name: str) -> None:
     assert run(client, OWN, operation) == (WANTED[name], pools)
 
 
+@pytest.mark.skipif(
+    find_spec("dask_array") is None,
+    reason="the extra dask-array is not installed: importing it changes Dask's configuration",
+)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_arrays_of_the_package(client: Client, name: str) -> None:
     """Arrays of the package dask-array are computed in the pools that they were assigned to."""

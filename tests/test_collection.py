@@ -10,6 +10,8 @@ import dask.bag as db
 import numpy as np
 import pytest
 import xarray as xr
+from dask._expr import LLGExpr
+from dask.base import DaskMethodsMixin
 from dask.core import flatten
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer, compute_layer_dependencies
@@ -202,14 +204,20 @@ def test_what_is_no_collection_is_refused(ask: Any, thing: Any) -> None:
 
 
 @pytest.mark.parametrize("ask", [get_pool, propagate_pools_in_collection, plan_pools])
-def test_expressions_are_refused(ask: Any) -> None:
-    """A data frame, which is made of expressions, is an error that says what has pools."""
-    pd = pytest.importorskip("pandas")
-    import dask.dataframe as dd
+def test_other_expressions_are_refused(ask: Any) -> None:
+    """A collection of expressions of an unknown kind is an error that says what can have pools."""
 
-    frame = dd.from_pandas(pd.DataFrame({"x": [1, 2]}), npartitions=1)
-    with pytest.raises(TypeError, match="expressions, such as DataFrame"):
-        ask(frame)
+    class Unknown(DaskMethodsMixin):
+        expr = LLGExpr({"x": 1})
+
+        def __dask_graph__(self) -> Any:
+            return self.expr.__dask_graph__()
+
+        def __dask_keys__(self) -> Any:
+            return ["x"]
+
+    with pytest.raises(TypeError, match=r"Unknown.*expressions that cannot have pools"):
+        ask(Unknown())
 
 
 def test_conflicting_pins_are_refused() -> None:

@@ -119,7 +119,7 @@ def test_culled_layers_hold_the_blocks_that_were_left() -> None:
 
 
 def test_tasks_that_stand_in_two_layers_are_read_once() -> None:
-    """Where two layers hold the same tasks, as those of Dask's shuffle do, each task counts once."""
+    """Tasks that two layers hold, as those of Dask's shuffle do, count once."""
     order = [7, 0, 6, 1, 5, 2, 4, 3]
     a, b = (da.ones(8, chunks=4, name=name)[order] for name in "ab")
     x = (a + b).sum()

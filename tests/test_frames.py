@@ -326,6 +326,16 @@ def test_several_frames_share_what_they_share(client: Client) -> None:
     assert pools(where) == {"A", "B"}
 
 
+def test_array_as_a_column(client: Client) -> None:
+    """An array that becomes a column of a frame of pool A is computed with it there."""
+    frame = orders()
+    with pool("A"):
+        frame["more"] = da.arange(len(ORDERS), chunks=50)
+    result, where = run(client, lambda: (frame.total + frame.more).sum().compute())
+    assert result == 2 * ORDERS.total.sum()
+    assert pools(where) == {"A"}
+
+
 def test_persisted_frames_keep_their_pool(client: Client) -> None:
     """What follows from a persisted frame runs where it lies, and nothing is loaded again."""
 

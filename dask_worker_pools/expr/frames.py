@@ -16,6 +16,7 @@ from dask.typing import Key
 from dask_worker_pools.expr.layer import ByValue, sent
 from dask_worker_pools.expr.markers import KINDS, Marker, bare, marked_again, marker
 from dask_worker_pools.expr.places import within
+from dask_worker_pools.expr.registry import register
 
 
 class _FrameMarker(Marker, FrameExpr):
@@ -51,6 +52,11 @@ class _FrameMarker(Marker, FrameExpr):
         with within(self.place):
             return self.frame.divisions
 
+    def optimize(self, **options: Any) -> Any:  # type: ignore[override]
+        result = super().optimize(**options)
+        result.__dict__["optimized"] = True
+        return result
+
     def _tune_up(self, parent: Any) -> Any:
         # Readers of few columns read several files at a time, where something follows that may
         # have other partitions then. What follows is above the marker.
@@ -76,10 +82,20 @@ class FrameInPool(_FrameMarker, Blockwise):
 class LoweredFrameInPool(_FrameMarker):
     """A frame in a pool, lowered: not blockwise, so that fusion stops here."""
 
+    def __dask_graph__(self) -> Any:
+        graph = super().__dask_graph__()
+        if "optimized" in self.__dict__:
+            return graph
+        # Dask looks for a frame's partitions under the name of the collection as it was built.
+        name = FrameInPool(self.frame, self.place, self.pins)._name
+        for key in self.__dask_keys__():
+            graph[name, key[1]] = Alias((name, key[1]), key)
+        return graph
+
     def __reduce__(self) -> Any:
         return sent(self, bare(self))  # it is on its way to a scheduler
 
 
 FrameInPool.settled = LoweredFrameInPool.settled = LoweredFrameInPool
-FrameInPool.built = LoweredFrameInPool.built = FrameInPool
 KINDS.append(FrameInPool)
+register(FrameInPool)

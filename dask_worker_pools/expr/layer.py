@@ -15,13 +15,11 @@ from functools import cached_property, partial
 from typing import Any
 
 import cloudpickle
+import dask
 from dask._expr import Expr, HLGExpr
-from dask._task_spec import Alias
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
-from dask.utils import is_index_like
 
-from dask_worker_pools.expr.markers import Marker
 from dask_worker_pools.expr.planned import PlannedLayer
 from dask_worker_pools.expr.regions import placed
 from dask_worker_pools.propagate import is_on, sent_pass
@@ -33,9 +31,7 @@ class PlacedLayer(MaterializedLayer):
 
     def __init__(self, exprs: Iterable[Any]) -> None:
         Layer.__init__(self, {"": ""}, {"type": FRAME})
-        marked = list(exprs)
-        self.placed = placed(marked)
-        self._aliases = _index_aliases(marked, self.placed.exprs)
+        self.placed = placed(exprs)
 
     def opened(self) -> MaterializedLayer:
         """The tasks with the user's pins."""
@@ -43,10 +39,7 @@ class PlacedLayer(MaterializedLayer):
 
     @cached_property
     def _opened(self) -> MaterializedLayer:
-        layer = self.placed.layer()
-        assert isinstance(layer.mapping, dict)
-        layer.mapping.update(self._aliases)
-        return layer
+        return self.placed.layer()
 
     @property
     def mapping(self) -> Mapping[Key, Any]:  # type: ignore[override]
@@ -71,22 +64,11 @@ class PlacedLayer(MaterializedLayer):
         if not is_on():
             warn_ignored()
             return MaterializedLayer, (self.mapping,)
+        if dask.config.get("dask-expr-no-serialize", False):  # Dask's switch for its own tests
+            opened = self._opened
+            return MaterializedLayer, (opened.mapping, opened.annotations)
         state = tuple(getattr(self.placed, one.name) for one in fields(self.placed))
         return ByValue(partial(PlannedLayer.arrive, sent_pass())), state
-
-
-def _index_aliases(marked: Iterable[Any], plain: Iterable[Any]) -> dict[Key, Alias]:
-    """The partitions of an index under the name that it has with its marker.
-
-    Where Dask gives an array the index of a frame, it refers to the index by name, not by key.
-    """
-    return {
-        key: Alias(key, target)
-        for expr, bare in zip(marked, plain)
-        if isinstance(expr, Marker) and is_index_like(expr._meta)
-        for target in bare.__dask_keys__()
-        for key in [(expr.built(*expr.operands)._name, *target[1:])]
-    }
 
 
 class ByValue:

@@ -40,17 +40,19 @@ class Marker:
     family: type[Expr]
     #: the class of the marker once it has been lowered
     settled: type[Any]
-    #: the class of the marker before
-    built: type[Any]
 
     @property
     def _meta(self) -> Any:
         return self.frame._meta
 
+    def __init__(self, *operands: Any, **parameters: Any) -> None:
+        # Defined so that Dask does not take an older marker of the same name, with other pins.
+        pass
+
     def __dask_tokenize__(self) -> str:
+        # The same frame in the same place is the same to Dask, whatever else was pinned.
         if not self._determ_token:
-            kind = type(self).__name__
-            self._determ_token = tokenize(kind, self.frame._name, self.place, self.pins)
+            self._determ_token = tokenize(type(self).__name__, self.frame._name, self.place)
         return self._determ_token
 
     def __str__(self) -> str:

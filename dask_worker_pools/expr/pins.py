@@ -77,11 +77,12 @@ def _marked_again(expr: Any, said: dict[str, Place], done: dict[str, Any]) -> An
 def _with_places(exprs: Iterable[Any]) -> Iterator[tuple[Any, Place]]:
     """Each expression, markers too, with each place that it is in."""
     stack: list[tuple[Any, Place]] = [(expr, None) for expr in exprs]
-    seen: set[tuple[str, Place]] = set()
+    seen: set[tuple[str, Place, tuple[str, ...]]] = set()
     while stack:
         expr, place = stack.pop()
-        if (expr._name, place) not in seen:
-            seen.add((expr._name, place))
+        known = expr._name, place, expr.pins if isinstance(expr, Marker) else ()
+        if known not in seen:
+            seen.add(known)
             yield expr, place
             below = expr.place if isinstance(expr, Marker) else place
             stack.extend((one, below) for one in expr.dependencies())

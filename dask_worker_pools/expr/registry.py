@@ -32,11 +32,16 @@ def install() -> None:
 
         from dask_worker_pools.expr.arrays import array_kind
 
-        _register("arrays", built(array_kind(ArrayExpr)))
+        register(array_kind(ArrayExpr))
     if DATAFRAME in sys.modules:
-        _register_frames()
+        _import_frames()
     elif not any(isinstance(finder, _Watch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Watch())
+
+
+def _import_frames() -> None:
+    # It registers itself.
+    importlib.import_module("dask_worker_pools.expr.frames")
 
 
 class _Watch(importlib.abc.MetaPathFinder):
@@ -54,24 +59,16 @@ class _Watch(importlib.abc.MetaPathFinder):
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
-                _register_frames()
+                _import_frames()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-def _register_frames() -> None:
-    from dask_worker_pools.expr import frames
-
-    # Looked up late: it may be the import of `frames` that imports dask.dataframe.
-    _register("frames", lambda expr: built(frames.FrameInPool)(expr))
-
-
-def _register(what: str, mark: Callable[[Any], Any]) -> None:
-    """Mark what any entry of the registry makes, once for all."""
+def register(kind: type[Any]) -> None:
+    """Mark what any entry of the registry makes of expressions of one kind."""
     for made_of, choose in dict(get_collection_type._lookup).items():
-        if not (isinstance(choose, Marking) and what in choose.marked):
-            get_collection_type.register(made_of, Marking(choose, mark, what))
+        get_collection_type.register(made_of, Marking(choose, built(kind)))
 
 
 class _ForArray:
@@ -94,11 +91,9 @@ class _ForArray:
 class Marking:
     """An entry of the registry that marks what the entry before it makes."""
 
-    def __init__(self, choose: Callable[[Any], Any], mark: Callable[[Any], Any], what: str) -> None:
+    def __init__(self, choose: Callable[[Any], Any], mark: Callable[[Any], Any]) -> None:
         self.choose = choose
         self.mark = mark
-        #: what kinds of collections it and the entries before it mark
-        self.marked: frozenset[str] = getattr(choose, "marked", frozenset()) | {what}
 
     def __call__(self, meta: Any) -> Callable[[Any], Any]:
         """Give the function that makes a collection of an expression."""

@@ -121,11 +121,19 @@ def _pandas(self: Estimates, expr: Any) -> Rows:
     return len(data) / max(1, len(expr._divisions_and_locations[0]) - 1)
 
 
+#: What was read of files, by the names of readers, which change with the files.
+_read: dict[str, list[tuple[float, dict[str, float]]]] = {}
+
+
 def _parquet(self: Estimates, expr: Any) -> Rows:
-    try:
-        stats = list(_footers(expr))
-    except OSError:  # the user need not be allowed to open what the workers read
-        return _by_file_sizes(self, expr) * _kept_by_filters(expr.operand("filters"))
+    if expr._name not in _read:
+        if len(_read) > 1000:
+            _read.clear()
+        try:
+            _read[expr._name] = list(_footers(expr))
+        except OSError:  # the user need not be allowed to open what the workers read
+            return _by_file_sizes(self, expr) * _kept_by_filters(expr.operand("filters"))
+    stats = _read[expr._name]
     rows = sum(n for n, _ in stats) / len(stats)
     for _, texts in stats:
         self._texts |= texts

@@ -9,7 +9,7 @@ from dask._expr import HLGExpr, HLGFinalizeCompute, _ExprSequence, _HLGExprSeque
 from dask.highlevelgraph import HighLevelGraph
 
 from dask_worker_pools.expr.layer import PlacedLayer, sent
-from dask_worker_pools.expr.markers import bare
+from dask_worker_pools.expr.markers import Marker, bare
 from dask_worker_pools.expr.pins import settled
 from dask_worker_pools.propagate import Hook, is_on
 
@@ -53,7 +53,6 @@ class PlacedSequence(_ExprSequence):
 
 def _as_graph(expr: Any) -> HLGExpr:
     optimized = expr.optimize()
-    graph = HighLevelGraph.from_collections(
-        optimized._name, optimized.__dask_graph__(), dependencies=()
-    )
+    tasks = optimized.layer if isinstance(optimized, Marker) else optimized.__dask_graph__()
+    graph = HighLevelGraph.from_collections(optimized._name, tasks, dependencies=())
     return HLGExpr(graph, Hook(), optimized.__dask_keys__())

@@ -26,7 +26,7 @@ from dask.highlevelgraph import HighLevelGraph, Layer
 from dask.typing import Key
 from dask.utils import parse_bytes
 
-from dask_worker_pools.sizes.blocks import GraphBlocks
+from dask_worker_pools.sizes.blocks import FRAME, GraphBlocks, is_of_frame
 from dask_worker_pools.sizes.grid import Grid
 
 __all__ = [
@@ -39,9 +39,6 @@ __all__ = [
 ]
 
 TRUST = ("declared", "chunks", "derived", "embedded", "rows", "unknown")
-
-#: The type of collection that layers of frames say they were made for.
-FRAME = "dask.dataframe"
 
 
 class DeclaredSizeError(ValueError):
@@ -235,7 +232,7 @@ def layer_sizes(
 def _sizes_of(name: str, layer: Layer, blocks: GraphBlocks) -> LayerSizes:
     declared = layer.annotations.get("nbytes") if layer.annotations else None
     try:
-        if (layer.collection_annotations or {}).get("type") == FRAME:
+        if is_of_frame(layer):
             return _told_by_rows(layer, declared)
         if declared is None:
             return _found(name, blocks)

@@ -31,11 +31,18 @@ from dask_worker_pools.sizes.shapes import (
     misleading,
 )
 
-__all__ = ["GraphBlocks"]
+__all__ = ["FRAME", "GraphBlocks"]
 
+#: What layers of frames say they are of.
+FRAME = "dask.dataframe"
 
 #: A layer is given up after so many tasks in a row that cannot be told: they are all alike.
 PATIENCE = 64
+
+
+def is_of_frame(layer: Layer) -> bool:
+    """Whether a layer was made of the expressions of frames."""
+    return (layer.collection_annotations or {}).get("type") == FRAME
 
 
 class _Wanted(Exception):
@@ -115,6 +122,8 @@ class GraphBlocks:
         layer = self._layers[name]
         if isinstance(layer, Blockwise):
             return (self._blockwise_grid(name, layer),)
+        if is_of_frame(layer):
+            return ()  # no blocks: its expressions tell its rows
         chunks, dtype = _annotated(layer)
         if chunks is None:
             return (self._regained(name),)
