@@ -261,18 +261,16 @@ def _write(
     `override`: resources said around the computation must not reach tasks without a pool.
     `again`: the pass will read what it wrote here, and must know the user's pins from its own.
     """
+    # Most tasks have nothing of their own: what is written then follows from the pool.
+    pools = set(result.pools.values())
+    plain = {pool: _own_annotations({}, pool, resources, again, override) for pool in pools}
+    written = {key: plain[pool] for key, pool in result.pools.items() if plain[pool]}
     pins = tasks.pins if again else {}
-    alike: dict[tuple[int, str | None, bool], Annotations] = {}  # most tasks say the same
-    nothing: Annotations = {}
-    written = {}
-    for key, pool in result.pools.items():
-        own = result.annotations.get(key, nothing)
-        planned = again and key not in pins
-        case = id(own), pool, planned
-        if case not in alike:
-            alike[case] = _own_annotations(own, pool, resources, planned, override)
-        if alike[case]:
-            written[key] = alike[case]
+    for key in {*result.annotations, *pins} & result.pools.keys():
+        own, pool = result.annotations.get(key, {}), result.pools[key]
+        written[key] = _own_annotations(own, pool, resources, again and key not in pins, override)
+        if not written[key]:
+            del written[key]
     graph = result.graph
     if again:
         graph = graph | {key: marked(graph[key], own) for key, own in written.items()}

@@ -12,7 +12,6 @@ import pickle
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -21,6 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from placement_oracle import Case
 
+from benchmarks.placement import PROBLEMS, arguments
 from dask_worker_pools.placement import (
     GraphCycle,
     InvalidCapacity,
@@ -37,29 +37,7 @@ from dask_worker_pools.placement import (
 
 Graph = dict[Any, Collection[Any]]
 
-INSTANCES: list[dict[str, Any]] = json.loads(
-    gzip.decompress((Path(__file__).parent / "data" / "open.json.gz").read_bytes())
-)
-
-
-def arguments(instance: dict[str, Any]) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
-    """Return what `place` wants to know of an instance."""
-    names = [f"p{pool}" for pool in range(instance["pools"])]
-    cost = instance["cost"]
-    pins = {task: names[pool] for task, pool in enumerate(instance["pin"]) if pool >= 0}
-    masks = instance["mask"] or []
-    graph = dict(enumerate(instance["inputs"]))
-    options = {
-        "blocked": [task for task, pool in enumerate(instance["pin"]) if pool == -2],
-        "link_cost": lambda p, q: cost[names.index(p)][names.index(q)],
-        "capacity": dict.fromkeys(names, 1),
-        "allowed": {
-            task: [name for pool, name in enumerate(names) if mask >> pool & 1]
-            for task, mask in enumerate(masks)
-            if mask is not None and task not in pins
-        },
-    }
-    return (graph, pins, dict(enumerate(instance["size"]))), options
+INSTANCES: list[dict[str, Any]] = json.loads(gzip.decompress(PROBLEMS.read_bytes()))
 
 
 @pytest.mark.parametrize("instance", INSTANCES, ids=lambda instance: instance["name"])
