@@ -34,7 +34,7 @@ from dask_worker_pools.annotations import (
     merge_annotations,
     without_pool,
 )
-from dask_worker_pools.edges import has_legacy_tasks, name_of
+from dask_worker_pools.edges import has_legacy_tasks
 from dask_worker_pools.errors import LostKeys
 from dask_worker_pools.graph import (
     KeyedTasks,
@@ -43,6 +43,7 @@ from dask_worker_pools.graph import (
     without_annotations,
 )
 from dask_worker_pools.kinds import Kind
+from dask_worker_pools.slots import name_of
 
 Optimization = Callable[..., Mapping[Key, Any]]
 Pools = Mapping[Key, str | None]

@@ -30,9 +30,9 @@ from dask_worker_pools import (
     propagate_pools_in_collection,
     visualize_pools,
 )
-from dask_worker_pools.edges import name_of
 from dask_worker_pools.expr.markers import Marker, bare
 from dask_worker_pools.expr.rows import Estimates
+from dask_worker_pools.slots import name_of
 
 SOURCES = ["pandas", "parquet", "map"]
 

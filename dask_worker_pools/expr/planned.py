@@ -19,12 +19,12 @@ from dask.typing import Key
 
 from dask_worker_pools.annotations import SIZE_KEY, Annotations, annotations_by_key
 from dask_worker_pools.cluster import check_peer_to_peer
-from dask_worker_pools.edges import name_of
 from dask_worker_pools.errors import NoSuchPool
 from dask_worker_pools.expr.places import Place, annotations_of
 from dask_worker_pools.graph import layer_annotations
 from dask_worker_pools.optimize import Pass
 from dask_worker_pools.sizes import FRAME
+from dask_worker_pools.slots import name_of
 
 Tasks = dict[Key, Any]
 
