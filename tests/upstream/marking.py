@@ -90,7 +90,9 @@ class Marking:
                 and any(COMPARISONS.search(str(entry.path)) for entry in error.traceback)
             )
             message = error.exconly() if error is not None else str(report.longrepr)
-            line = {"test": item.nodeid, "message": message, "wrong": wrong}
+            # Whole, so that it can be run again from anywhere.
+            test = f"{item.path}::{item.nodeid.partition('::')[2]}"
+            line = {"test": test, "message": message, "wrong": wrong}
             with self.results.open("a") as out:
                 print(json.dumps(line), file=out)
         return report

@@ -85,35 +85,27 @@ def run_pytest(
     with tempfile.TemporaryDirectory(prefix="upstream-") as directory:
         results = Path(directory, "failures.jsonl")
         results.touch()
-        done = subprocess.Popen(
-            [
-                *(
-                    sys.executable,
-                    "-m",
-                    "pytest",
-                    "-q",
-                    "--tb=short",
-                    "--disable-warnings",
-                    "-p",
-                    "no:cacheprovider",
-                ),
-                *("-c", str(HERE / "dask.ini"), "--rootdir", str(site())),
-                *("-p", "marking", "--results", str(results), *options, *arguments),
-            ],
+        command = [
+            *(sys.executable, "-m", "pytest", "-q", "--tb=short", "--disable-warnings"),
+            *("-p", "no:cacheprovider", "-c", str(HERE / "dask.ini"), "--rootdir", str(site())),
+            *("-p", "marking", "--results", str(results), *options, *arguments),
+        ]
+        last = ""
+        with subprocess.Popen(
+            command,
             cwd=site(),
             env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-        )
-        last = ""
-        assert done.stdout is not None
-        for line in done.stdout:
-            if not quiet:
-                print(line, end="", flush=True)
-            last = line.strip() or last
-        if done.wait() not in FINISHED:
+        ) as done:
+            assert done.stdout is not None
+            for line in done.stdout:
+                if not quiet:
+                    print(line, end="", flush=True)
+                last = line.strip() or last
+        if done.returncode not in FINISHED:
             raise SystemExit(f"pytest ended with code {done.returncode}: {last}")
         lines = results.read_text().splitlines()
     # A test may fail and then fail to clean up.

@@ -9,8 +9,8 @@ import pytest
 import run
 import structural
 
-#: A part that takes about a minute.
-SLICE = ("test_merge.py", "test_partitioning_knowledge.py", "test_predicate_pushdown.py")
+#: A part that is quick on a cluster; `test_merge.py`, for one, takes minutes.
+SLICE = ("test_partitioning_knowledge.py", "test_predicate_pushdown.py")
 
 #: Tests of this sort can be written by nobody but us.
 EXPECTS_NO_POOLS = """
