@@ -35,6 +35,10 @@ from dask_worker_pools.optimize import Pass, chosen_pools, told_sizes
 from dask_worker_pools.options import Options
 
 
+#: elements along a side of a block; none is ever made
+SIDE = 1000
+
+
 def readme(n: int, pools: int) -> Any:
     """The README's example: one large array, one of a row of blocks."""
     a, b = square(n, pools, first=0), square(n, pools, first=1, rows=1)[0]
@@ -49,7 +53,7 @@ def equal(n: int, pools: int) -> Any:
 def outer(n: int, pools: int) -> Any:
     """A small array that is spread before it meets a large one."""
     a, b = square(n, pools, first=0, rows=1)[0], square(n, pools, first=1)
-    return [(a[:, None] * da.full((1, n), 2.0, chunks=1) + b).sum()]
+    return [(a[:, None] * da.full((1, n * SIDE), 2.0, chunks=SIDE) + b).sum()]
 
 
 def stencil(n: int, pools: int) -> Any:
@@ -57,7 +61,8 @@ def stencil(n: int, pools: int) -> Any:
     parts = []
     for number in range(pools):
         with pool(f"rows-{number}"):
-            parts.append(da.full((max(2, n // pools), n), float(number), chunks=2))
+            shape = max(1, n // pools) * SIDE, n * SIDE
+            parts.append(da.full(shape, float(number), chunks=SIDE))
     both = da.concatenate(parts)
     return [both[1:] - both[:-1]]
 
@@ -77,14 +82,14 @@ def five_sites(n: int, pools: int) -> Any:
 
 
 def square(n: int, pools: int, *, first: int, rows: int | None = None) -> Any:
-    """Blocks of one element, in one pool, or with many pools dealt out among them by rows."""
+    """n × n blocks, or `rows` × n, in one pool; with many pools dealt out among them by rows."""
     rows = n if rows is None else rows
     parts = 1 if pools < 5 or rows < pools else pools
     made = []
     for number in range(parts):
         size = rows // parts + (number < rows % parts)
         with pool(f"site-{(first + number) % max(3, pools)}"):
-            made.append(da.full((size, n), float(first + number), chunks=1))
+            made.append(da.full((size * SIDE, n * SIDE), float(first + number), chunks=SIDE))
     return da.concatenate(made) if parts > 1 else made[0]
 
 

@@ -18,22 +18,25 @@ multiplicative weights update method", Theory of Computing 8 (2012).
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate, compress, groupby
+from itertools import groupby, pairwise
 from math import lcm
-from operator import ne
+from typing import TypeAlias, cast
 
+import numpy as np
+
+from dask_worker_pools.placement.blocks import Flags, Numbers, blocks_of, walk
 from dask_worker_pools.placement.cuts import solve
 from dask_worker_pools.placement.kinds import Kernel, Kinds, canonical
 from dask_worker_pools.placement.nets import Problem
 
 __all__ = ["balanced"]
 
-#: stands for no task
-NOBODY = -1
+#: bytes that go from one pool to another
+Shifts: TypeAlias = tuple[tuple[tuple[int, int], int], ...]
 
 #: rounds of the three steps, where there are more than two pools
 ROUNDS = 3
@@ -77,8 +80,10 @@ def balanced(
         return placed
     rounds = 1 if len(pools) == 2 else ROUNDS
     margin = least * Fraction(balance) / (2 * rounds)
+    graph = Graph.of(kernel.kinds, inputs, counts, sizes)
     rate = _rates(kernel.pools.capacity)
-    first = made = _made(placed, kernel.kinds, sizes, len(rate))
+    best = np.array(placed, np.int32)
+    first = made = graph.made(best, len(rate))
     charged: list[int] = []
     for _ in range(rounds):
         hot = max(set(pools).difference(charged), key=lambda pool: (made[pool] * rate[pool], pool))
@@ -86,13 +91,48 @@ def balanced(
         if not any(label == hot for label in solution):
             continue
         fees = {pool: margin / len(charged) / first[pool] for pool in charged if first[pool]}
-        other = kernel.by_kind(_priced(kernel, solution, fees, work))
-        ways = placed, [*map(other.__getitem__, kernel.kinds.of)]
-        mixed = _mixed(*ways, kernel, inputs, counts, sizes, margin, rate, made)
+        labels = kernel.by_kind(_priced(kernel, solution, fees, work))
+        other = np.array(labels, np.int32)[graph.kind]
+        mixed = _mixed(best, other, graph, kernel, margin, rate, made)
         if not _within(mixed, kernel, least * (1 + Fraction(balance))):
             break
-        placed, made = mixed, _made(mixed, kernel.kinds, sizes, len(rate))
-    return placed
+        best, made = mixed, graph.made(mixed, len(rate))
+    return cast("list[int]", best.tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Tasks and their outputs, as arrays, in half the memory of Python's own numbers."""
+
+    kind: Numbers  #: of each task
+    source: Numbers  #: one end of each edge
+    user: Numbers  #: the other
+    size: Numbers  #: which one of `whole` each output has
+    whole: list[int]  #: sizes, in the unit of the kinds
+
+    @classmethod
+    def of(
+        cls, kinds: Kinds, inputs: Sequence[int], counts: Sequence[int], sizes: Sequence[float]
+    ) -> Graph:
+        """Take a graph as it is numbered for its kinds."""
+        distinct, size = np.unique(np.array(sizes, np.float64), return_inverse=True)
+        return cls(
+            np.array(kinds.of, np.int32),
+            np.array(inputs, np.int32),
+            np.repeat(np.arange(len(counts), dtype=np.int32), counts),
+            size.astype(np.int32),
+            [*map(kinds.whole, distinct.tolist())],
+        )
+
+    def made(self, placed: Numbers, pools: int) -> list[int]:
+        """Bytes produced in each pool."""
+        sizes = len(self.whole)
+        many = np.bincount(placed * sizes + self.size)
+        made = [0] * pools
+        for place in np.flatnonzero(many[: pools * sizes]).tolist():
+            label, size = divmod(place, sizes)
+            made[label] += int(many[place]) * self.whole[size]
+        return made
 
 
 def _rates(capacity: Sequence[Fraction]) -> list[int]:
@@ -101,21 +141,12 @@ def _rates(capacity: Sequence[Fraction]) -> list[int]:
     return [int(unit / workers) if workers else 0 for workers in capacity]
 
 
-def _made(placed: Sequence[int], kinds: Kinds, sizes: Sequence[float], pools: int) -> list[int]:
-    """Bytes produced in each pool."""
-    made = [0] * pools
-    for (label, size), count in Counter(zip(placed, sizes)).items():
-        if label < pools:
-            made[label] += count * kinds.whole(size)
-    return made
-
-
-def _within(placed: Sequence[int], kernel: Kernel, limit: Fraction) -> bool:
+def _within(placed: Numbers, kernel: Kernel, limit: Fraction) -> bool:
     """Whether traffic keeps to its limit, as far as that can be seen: if tasks are kinds."""
     if len(kernel.kinds.label) < len(placed):
         return True
-    problem = kernel.problem(0)
-    return problem.price([placed[kind] for kind in kernel.nodes], range(len(kernel.nodes))) <= limit
+    labels = placed[kernel.nodes].tolist()
+    return kernel.problem(0).price(labels, range(len(labels))) <= limit
 
 
 def _priced(
@@ -174,52 +205,81 @@ def _made_at_home(kernel: Kernel, solution: Sequence[int]) -> list[int]:
 
 
 def _mixed(
-    old: list[int],
-    new: list[int],
+    old: Numbers,
+    new: Numbers,
+    graph: Graph,
     kernel: Kernel,
-    inputs: Sequence[int],
-    counts: Sequence[int],
-    sizes: Sequence[float],
     margin: Fraction,
     rate: Sequence[int],
     made: Sequence[int],
-) -> list[int]:
+) -> Numbers:
     """Take `new` rather than `old` in as many blocks as is best for the largest load."""
-    kinds = kernel.kinds
-    moving = bytearray(map(ne, old, new))
-    if not any(moving):
+    moving = old != new
+    if not moving.any():
         return old
-    light = _light(kernel, set(compress(kinds.of, moving)), margin)
-    blocks = _blocks(moving, [*map(light.__getitem__, kinds.of)], inputs, counts)
+    light = _light(kernel, set(graph.kind[moving].tolist()), margin)
+    # What does not move itself still ties its consumers together.
+    tied = moving[graph.user] & ~light[graph.kind[graph.source]]
+    block = blocks_of(len(moving), graph.user[tied], graph.source[tied])
+    alike = _alike_blocks(old, new, block, graph)
 
-    # Blocks are alike if they move the same bytes between the same pools.
-    alike: dict[tuple[tuple[tuple[int, int], int], ...], list[list[int]]] = defaultdict(list)
-    whole = {size: kinds.whole(size) for size in set(sizes)}
-    for block in blocks:
-        shift: dict[tuple[int, int], int] = defaultdict(int)
-        for task in block:
-            shift[old[task], new[task]] += whole[sizes[task]]
-        alike[tuple(sorted(shift.items()))].append(block)
-
-    mixed = old.copy()
     made = list(made)
-    place: Sequence[int] = ()
+    place: Numbers | None = None
+    takes = np.zeros(len(moving), np.bool_)
     for shifts in sorted(alike, key=lambda shifts: (-sum(much for _, much in shifts), shifts)):
         group = alike[shifts]
         many = _best_share(made, shifts, len(group), rate)
         made = _shifted(made, shifts, many)
         if 0 < many < len(group):
-            place = place or _neighbourly(kinds, inputs, counts)
-            group.sort(key=lambda block: min(map(place.__getitem__, block)))
-        for block in group[:many]:
-            for task in block:
-                mixed[task] = new[task]
-    return mixed
+            if place is None:
+                place = _first_places(block, moving, graph, kernel.kinds)
+            group = group[np.argsort(place[group])]
+        takes[group[:many]] = True
+    return np.where(moving & takes[block], new, old)
 
 
-def _shifted(
-    made: Sequence[int], shifts: Sequence[tuple[tuple[int, int], int]], times: int
-) -> list[int]:
+def _alike_blocks(
+    old: Numbers, new: Numbers, block: Numbers, graph: Graph
+) -> dict[Shifts, Numbers]:
+    """Group blocks that move the same bytes between the same pools, by what they move."""
+    movers = np.flatnonzero(old != new)
+    labels, sizes = int(max(old.max(), new.max())) + 1, len(graph.whole)
+    way = (old[movers] * labels + new[movers]) * sizes + graph.size[movers]
+    ways, way = np.unique(way, return_inverse=True)
+    shift = [
+        ((way // sizes // labels, way // sizes % labels), graph.whole[way % sizes])
+        for way in ways.tolist()
+    ]
+
+    # How often each block goes each way, block by block.
+    pairs, many = np.unique(block[movers] * len(ways) + way, return_counts=True)
+    which = pairs // len(ways)
+    counted = np.stack([pairs % len(ways), many], axis=1)
+    starts = np.flatnonzero(np.diff(which, prepend=-1))
+    same: dict[bytes, list[int]] = defaultdict(list)
+    for start, stop in pairwise([*starts.tolist(), len(pairs)]):
+        same[counted[start:stop].tobytes()].append(start)
+
+    alike: dict[Shifts, list[Numbers]] = defaultdict(list)
+    for packed, members in same.items():
+        moved: dict[tuple[int, int], int] = defaultdict(int)
+        for number, times in np.frombuffer(packed, np.int64).reshape(-1, 2).tolist():
+            pools, size = shift[number]
+            moved[pools] += times * size
+        alike[tuple(sorted(moved.items()))].append(which[members])
+    return {shifts: np.concatenate(groups) for shifts, groups in alike.items()}
+
+
+def _first_places(block: Numbers, moving: Flags, graph: Graph, kinds: Kinds) -> Numbers:
+    """Where a walk through the graph first meets what moves of each block."""
+    rank = np.unique(canonical(kinds), return_inverse=True)[1].astype(np.int32)
+    place = walk(graph.source, graph.user, rank[graph.kind])
+    first = np.full(len(block), len(block), np.int32)
+    np.minimum.at(first, block[moving], place[moving])
+    return first
+
+
+def _shifted(made: Sequence[int], shifts: Shifts, times: int) -> list[int]:
     """Bytes made in each pool after some has moved."""
     after = list(made)
     for (source, target), much in shifts:
@@ -230,7 +290,7 @@ def _shifted(
 
 def _best_share(
     made: Sequence[int],
-    shifts: Sequence[tuple[tuple[int, int], int]],
+    shifts: Shifts,
     many: int,
     rate: Sequence[int],
 ) -> int:
@@ -254,7 +314,7 @@ def _best_share(
     return low
 
 
-def _light(kernel: Kernel, moving: set[int], margin: Fraction) -> list[bool]:
+def _light(kernel: Kernel, moving: set[int], margin: Fraction) -> Flags:
     """Kinds whose outputs are so small together that they need not keep blocks in one piece.
 
     From small outputs to large ones, and from the ends of the graph backward: cutting the root of
@@ -270,7 +330,7 @@ def _light(kernel: Kernel, moving: set[int], margin: Fraction) -> list[bool]:
         for kind, users in enumerate(kinds.consumers)
         if not users.isdisjoint(moving)
     }
-    light = [False] * len(kinds.label)
+    light = np.zeros(len(kinds.label), np.bool_)
     for _, group in groupby(sorted(rank, key=rank.__getitem__), key=rank.__getitem__):
         equal = list(group)
         margin -= dearest * sum(kinds.weight[kind] for kind in equal)
@@ -299,63 +359,3 @@ def _heights(kinds: Kinds) -> list[int]:
                 height[producer] = height[kind] + 1
                 ends.append(producer)
     return height
-
-
-def _blocks(
-    moving: bytearray, light: Sequence[bool], inputs: Sequence[int], counts: Sequence[int]
-) -> list[list[int]]:
-    """Join moving tasks along the outputs that they share unless these are light."""
-    movers = [*compress(range(len(counts)), moving)]
-    parent = [NOBODY] * len(counts)
-    for task in movers:
-        parent[task] = task
-    ends = array("q", accumulate(counts))
-    for task in movers:
-        own = _root(parent, task)
-        for source in inputs[ends[task] - counts[task] : ends[task]]:
-            if light[source]:
-                continue
-            # What does not move itself still ties its consumers together.
-            other = source if parent[source] != NOBODY else own
-            # As in `_root`; a call for each edge would take half of the time.
-            while (above := parent[other]) != other:
-                parent[other] = other = parent[above]
-            parent[other] = parent[source] = own
-    blocks: dict[int, list[int]] = defaultdict(list)
-    for task in movers:
-        blocks[_root(parent, task)].append(task)
-    return list(blocks.values())
-
-
-def _root(parent: list[int], task: int) -> int:
-    """Who stands for all tasks that `task` was joined with."""
-    while (above := parent[task]) != task:
-        parent[task] = task = parent[above]
-    return task
-
-
-def _neighbourly(kinds: Kinds, inputs: Sequence[int], counts: Sequence[int]) -> Sequence[int]:
-    """Place of each task in a breadth-first walk from the ends: what is used together is close.
-
-    Inputs of different kinds are visited in an order that depends on nothing but the graph.
-    """
-    order = canonical(kinds)
-    rank_of = [order[kind] for kind in kinds.of].__getitem__
-    ends = array("q", accumulate(counts))
-    used = bytearray(len(counts))
-    for source in inputs:
-        used[source] = True
-    queue = sorted((task for task in range(len(counts)) if not used[task]), key=rank_of)
-    place = array("q", [-1]) * len(counts)
-    for task in queue:
-        place[task] = 0
-    for number, task in enumerate(queue):
-        place[task] = number
-        mine = [s for s in inputs[ends[task] - counts[task] : ends[task]] if place[s] < 0]
-        if len(mine) > 1:
-            mine.sort(key=rank_of)
-        for source in mine:
-            if place[source] < 0:
-                place[source] = 0
-                queue.append(source)
-    return place
