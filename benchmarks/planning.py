@@ -34,7 +34,6 @@ from dask_worker_pools.graph import read
 from dask_worker_pools.optimize import Pass, chosen_pools, told_sizes
 from dask_worker_pools.options import Options
 
-
 #: elements along a side of a block; none is ever made
 SIDE = 1000
 
@@ -82,7 +81,7 @@ def five_sites(n: int, pools: int) -> Any:
 
 
 def square(n: int, pools: int, *, first: int, rows: int | None = None) -> Any:
-    """n × n blocks, or `rows` × n, in one pool; with many pools dealt out among them by rows."""
+    """Square of n × n blocks, or `rows` × n, in one pool; of many pools each has some rows."""
     rows = n if rows is None else rows
     parts = 1 if pools < 5 or rows < pools else pools
     made = []
