@@ -76,7 +76,7 @@ __all__ = [
 K = TypeVar("K", bound=Hashable)
 
 #: how many arcs the cuts may look at: so many, and so many for each task
-WORK, WORK_PER_TASK = 10_000_000, 5
+WORK, WORK_PER_TASK = 3_000_000, 5
 
 
 def place(

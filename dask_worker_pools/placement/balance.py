@@ -67,7 +67,7 @@ def balanced(
     balance : float
         How much more traffic to accept, as a fraction of the least.
     work : float
-        Arcs that each round of cuts may look at.
+        Arcs that the cuts may look at, all rounds together.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def balanced(
         if not any(label == hot for label in solution):
             continue
         fees = {pool: margin / len(charged) / first[pool] for pool in charged if first[pool]}
-        labels = kernel.by_kind(_priced(kernel, solution, fees, work))
+        labels = kernel.by_kind(_priced(kernel, solution, fees, work / rounds))
         other = np.array(labels, np.int32)[graph.kind]
         mixed = _mixed(best, other, graph, kernel, margin, rate, made)
         if not _within(mixed, kernel, least * (1 + Fraction(balance))):

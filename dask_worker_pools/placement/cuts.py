@@ -49,10 +49,8 @@ CUT_SHARE = 0.7
 WINDOW = 600
 #: arcs that could be looked at in the time that it takes to choose one
 WINDOW_WORK = 10_000
-#: pieces up to this many nodes × labels are tried from the start of every label
-MANY_STARTS = 2000
-
-
+#: pieces up to this many nodes × labels × labels are tried from the start of every label
+MANY_STARTS = 10_000
 #: pieces up to this many are searched for what no single cut finds
 FORCED = 64
 
@@ -148,7 +146,7 @@ def _search(problem: Problem, labels: list[int], piece: list[int], used: set[int
         _moves(problem, labels, piece, used)
         _windows(problem, labels, piece, used)
     best, price = [labels[node] for node in piece], problem.price(labels, piece)
-    for label in sorted(used) if size <= MANY_STARTS else ():
+    for label in sorted(used) if size * len(used) <= MANY_STARTS else ():
         _start_from(problem, labels, piece, label, used)
         _descend(problem, labels, piece, used)
         if problem.price(labels, piece) < price:
@@ -256,7 +254,8 @@ def _cut(problem: Problem, labels: list[int], nodes: Iterable[int], alpha: int) 
     # What is left when a cut turns out to be too large is for windows.
     side = network.source_side(CUT_SHARE * problem.work)
     problem.gave_up |= side is None
-    problem.work -= network.work + len(network.head)
+    drawn = sum(len(problem.nets[number].consumers) for number in touched)
+    problem.work -= network.work + len(network.head) + drawn
     moved = [movers[index] for index in side or () if index < len(movers)]
     if not moved:
         return False
