@@ -2,7 +2,7 @@
 
 Run as ``python -m benchmarks.planning [tasks, default 100000] [shape …]``; ``--pools 20`` divides
 the arrays of the shapes that allow it among so many pools; ``--growth`` measures at a hundredth, a
-tenth and all of the tasks; ``--whole`` measures the whole pass too.
+tenth and all of the tasks, and compares what a task takes; ``--whole`` measures the whole pass too.
 
 Every figure is a ratio of processor time or memory, measured in this one process. *Dask* is what it
 spends on writing out the graph, converting and ordering it.
@@ -192,30 +192,18 @@ def geometric_mean(ratios: list[float]) -> float:
     return exp(fsum(map(log, ratios)) / len(ratios))
 
 
-def report(names: list[str], pools: int, tasks: int, whole: bool) -> None:
-    ratios, places = [], []
-    for name in names:
-        cost = measure(name, pools, tasks)
-        ratios.append(cost.planning)
-        places.append(cost.place / cost.dask)
-        peak = memory(name, pools, min(tasks, 100_000))
-        print(
-            f"{name:12s} {cost.tasks:9,d} tasks  Dask {cost.dask / cost.tasks * 1e6:5.1f} µs each"
-            f"   read {cost.read / cost.dask:5.1%}  sizes {cost.sizes / cost.dask:5.1%}"
-            f"  place {places[-1]:5.1%}  planning {ratios[-1]:5.1%}   peak memory {peak:5.1%}"
-            + (whole_pass(name, pools, tasks) if whole else ""),
-            flush=True,
-        )
-    print(f"planning: geometric mean {geometric_mean(ratios):.1%}, worst {max(ratios):.1%}")
-    print(f"placing: geometric mean {geometric_mean(places):.1%}, worst {max(places):.1%}")
-
-
-def growth(names: list[str], pools: int, tasks: int) -> None:
-    for name in names:
-        costs = [measure(name, pools, tasks // part) for part in (100, 10, 1)]
-        each = [c.planning * c.dask / c.tasks * 1e6 for c in costs]
-        texts = (f"{c.tasks:,d} tasks {e:.1f} µs each" for c, e in zip(costs, each))
-        print(f"{name:12s} {', '.join(texts)}: {each[-1] / each[0]:.2f} ×", flush=True)
+def report(name: str, pools: int, tasks: int, whole: bool) -> Cost:
+    """Measure one shape at one size, and print its line."""
+    cost = measure(name, pools, tasks)
+    print(
+        f"{name:12s} {cost.tasks:9,d} tasks  Dask {cost.dask / cost.tasks * 1e6:5.1f} µs each"
+        f"   read {cost.read / cost.dask:5.1%}  sizes {cost.sizes / cost.dask:5.1%}"
+        f"  place {cost.place / cost.dask:5.1%}  planning {cost.planning:5.1%}"
+        f"   peak memory {memory(name, pools, tasks):5.1%}"
+        + (whole_pass(name, pools, tasks) if whole else ""),
+        flush=True,
+    )
+    return cost
 
 
 def main() -> None:
@@ -230,10 +218,21 @@ def main() -> None:
     names = asked.shapes or list(SHAPES)
     if unknown := set(names) - SHAPES.keys():
         parser.error(f"no such shape: {sorted(unknown)}; there are {list(SHAPES)}")
-    if asked.growth:
-        growth(names, asked.pools, asked.tasks)
-    else:
-        report(names, asked.pools, asked.tasks, asked.whole)
+    largest = []
+    for name in names:
+        parts = (100, 10, 1) if asked.growth else (1,)
+        costs = [report(name, asked.pools, asked.tasks // part, asked.whole) for part in parts]
+        largest.append(costs[-1])
+        if asked.growth:
+            each = [cost.planning * cost.dask / cost.tasks for cost in costs]
+            print(
+                f"{name:12s} a task takes {each[-1] / each[0]:.2f} × what it takes in the smallest"
+            )
+    for what, ratios in (
+        ("planning", [cost.planning for cost in largest]),
+        ("placing", [cost.place / cost.dask for cost in largest]),
+    ):
+        print(f"{what}: geometric mean {geometric_mean(ratios):.1%}, worst {max(ratios):.1%}")
 
 
 if __name__ == "__main__":
