@@ -12,6 +12,7 @@ import pickle
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -592,3 +593,56 @@ def test_equal_placements_cross_late_in_large_graphs() -> None:
     pins = {f"load{number}": "AB"[number % 3 == 0] for number in range(3000)}
     placed = place(graph, pins, dict.fromkeys(graph, 8.0))
     assert all(placed[f"plus{number}"] == pins[f"load{number}"] for number in range(3000))
+
+
+@pytest.mark.parametrize("pools", ["AB", "ABC"])
+def test_grouping_tasks_that_are_alike_costs_nothing(
+    pools: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of a graph around two tasks are placed as cheaply by group as task by task."""
+    worse = []
+
+    @exhaustively
+    @given(cases(pools))
+    def check(case: Case) -> None:
+        many = copies(case, 12)
+        costs = []
+        for tiny in (0, len(many.graph)):
+            monkeypatch.setattr(kinds, "TINY", tiny)
+            costs.append(
+                traffic(
+                    many.graph,
+                    answer(many),
+                    many.sizes,
+                    blocked=many.blocked,
+                    link_cost=many.link_cost,
+                    capacity=many.capacity,
+                )
+            )
+        grouped, single = costs
+        worse.append(grouped / single if single else 1.0 + (grouped > 1e-9))
+
+    check()
+    assert max(worse) <= 1 + 1e-9
+
+
+def copies(case: Case, times: int) -> Case:
+    """Repeat a case, except for its first two tasks, which all copies share."""
+
+    def named(task: int, copy: int) -> int:
+        return task if task < 2 else task + copy * len(case.graph)
+
+    every = [(task, copy) for task in case.graph for copy in range(times if task > 1 else 1)]
+    return replace(
+        case,
+        graph={
+            named(task, copy): [named(source, copy) for source in case.graph[task]]
+            for task, copy in every
+        },
+        pins={named(task, copy): case.pins[task] for task, copy in every if task in case.pins},
+        sizes={named(task, copy): case.sizes[task] for task, copy in every},
+        allowed={
+            named(task, copy): case.allowed[task] for task, copy in every if task in case.allowed
+        },
+        blocked=[named(task, copy) for task, copy in every if task in case.blocked],
+    )

@@ -1,8 +1,8 @@
 """Kinds of tasks, and the small problem that they make of a large graph.
 
-Above a few thousand tasks, a kind is a class of interchangeable ones; below, each task is its own
-kind, and nothing is lost. What the cuts see, the :class:`Kernel`, are the free kinds that are
-linked to a pool.
+A kind is a class of interchangeable tasks. Up to a few thousand tasks kinds are so fine that
+nothing is lost by them, and where hardly two tasks are alike, each is a kind of its own. What the
+cuts see, the :class:`Kernel`, are the free kinds that are linked to a pool.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import cast
 
-from dask_worker_pools.placement.classes import State, classify
+from dask_worker_pools.placement.classes import State, classify, equitable
 from dask_worker_pools.placement.nets import Net, Problem
 from dask_worker_pools.placement.problem import Pools
 
 __all__ = ["FREE", "Kernel", "Kinds", "canonical", "crossing_late", "linked_kinds", "unlink"]
 
-#: up to this many tasks every task is a kind of its own, and two pools are solved exactly
+#: up to this many tasks every task is a kind of its own
+TINY = 64
+
+#: up to this many, two pools are solved exactly
 SMALL = 4000
 
 #: above this many free kinds they are put in an order of their own
@@ -57,9 +60,11 @@ class Kinds:
         fixed: Mapping[int, int],
         masks: Mapping[int, int],
     ) -> Kinds:
-        """Group the tasks of a graph, unless it is small."""
+        """Group the tasks of a graph; those of a small one only if nothing is lost by that."""
         if len(counts) <= SMALL:
-            return cls.single(inputs, counts, sizes, fixed, masks)
+            tasks = range(len(counts))
+            of = equitable(inputs, counts, sizes, fixed, masks) if len(tasks) > TINY else None
+            return cls.grouped(of or tasks, inputs, counts, sizes, fixed, masks)
         classes, seen, stable = classify(inputs, counts, sizes, fixed, masks)
         number: dict[State, int] = {c: kind for kind, c in enumerate(dict.fromkeys(classes))}
         shown = number | {state: ~label for state, label in seen.items()}
@@ -72,25 +77,30 @@ class Kinds:
         return cls(of, consumers, *_weights(of, sizes, len(number)), label, mask, stable)
 
     @classmethod
-    def single(
+    def grouped(
         cls,
+        of: Sequence[int],
         inputs: Sequence[int],
         counts: Sequence[int],
         sizes: Sequence[float],
         fixed: Mapping[int, int],
         masks: Mapping[int, int],
     ) -> Kinds:
-        """Every task as a kind of its own."""
-        tasks = range(len(counts))
-        label = [fixed.get(task, FREE) for task in tasks]
-        mask = [masks.get(task, 0) for task in tasks]
-        consumers: list[set[int]] = [set() for _ in tasks]
+        """Kinds of tasks with exactly the same relatives, numbered as their first tasks are."""
+        number = {kind: place for place, kind in enumerate(dict.fromkeys(of))}
+        of = [*map(number.__getitem__, of)]
+        label, mask = [FREE] * len(number), [0] * len(number)
+        for task, fixed_to in fixed.items():
+            label[of[task]] = fixed_to
+        for task, bits in masks.items():
+            mask[of[task]] = bits
+        consumers: list[set[int]] = [set() for _ in number]
         following = iter(inputs)
-        for task, count in enumerate(counts):
-            user = task if label[task] == FREE else ~label[task]
+        for kind, count in zip(of, counts, strict=True):
+            user = kind if label[kind] == FREE else ~label[kind]
             for source in islice(following, count):
-                consumers[source].add(user)
-        return cls(tasks, consumers, *_weights(tasks, sizes, len(tasks)), label, mask, True)
+                consumers[of[source]].add(user)
+        return cls(of, consumers, *_weights(of, sizes, len(number)), label, mask, True)
 
 
 def _weights(of: Sequence[int], sizes: Sequence[float], kinds: int) -> tuple[list[int], int]:
@@ -252,7 +262,8 @@ def unlink(
     """Take back the pools of tasks that only others of their kind have a link to."""
     if _all_linked(inputs, counts, fixed, pools):
         return
-    tasks = Kinds.single(inputs, counts, [0] * len(counts), fixed, masks)
+    everyone = range(len(counts))
+    tasks = Kinds.grouped(everyone, inputs, counts, [0] * len(counts), fixed, masks)
     for task, near in enumerate(linked_kinds(tasks, pools)):
         if not near and tasks.label[task] == FREE and task not in masks:
             placed[task] = pools.nowhere
