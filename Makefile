@@ -8,13 +8,14 @@ BIN := .venv/bin
 EXTRAS_demo := xarray
 EXTRAS_test := test
 EXTRAS_bench := bench
+EXTRAS_history := history
 EXTRAS_docs := docs
 APT_GET := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 
 # An active environment must not leak into .venv.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
 
-.PHONY: help demo test test-versions lint format docs bench-sites clean dot FORCE
+.PHONY: help demo test test-versions lint format docs bench-sites bench-history clean dot FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -27,6 +28,7 @@ help:
 	@echo "make format  let ruff rewrite the code"
 	@echo "make docs    build the documentation"
 	@echo "make bench-sites  as root: compare with others on simulated sites, and write docs/benchmarks.md"
+	@echo "make bench-history  cost of planning, for asv, which compares it with other commits"
 	@echo "make clean   remove .venv and everything built"
 	@echo "Each sets up what it needs in .venv first. Another Python: make PYTHON=python3.12 test"
 
@@ -64,8 +66,13 @@ docs: .venv/.installed-docs
 bench-sites: .venv/.installed-bench
 	@$(BIN)/python -m benchmarks.sites $(ARGS)
 
+# Of this commit, in .venv. Some of it: make bench-history ARGS="--bench 'Planning.track_time.*readme.*10000, 2'"
+bench-history: .venv/.installed-history
+	@$(BIN)/python -m asv machine --yes >/dev/null
+	@$(BIN)/python -m asv run --environment existing:$(BIN)/python --set-commit-hash $$(git rev-parse HEAD) $(ARGS)
+
 clean:
-	rm -rf .venv .venvs build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venvs .asv build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -f pools.png
 
 # ---- set-up -------------------------------------------------------------------------------------
