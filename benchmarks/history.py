@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from benchmarks.planning import SHAPES, fused, measure, memory
 
-
 Track = TypeVar("Track", bound=Callable[..., float])
 
 

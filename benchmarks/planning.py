@@ -3,7 +3,7 @@
 Run as ``python -m benchmarks.planning [tasks, default 100000] [shape …]``; ``--pools 20`` divides
 the arrays of the shapes that allow it among so many pools; ``--growth`` measures at a hundredth, a
 tenth and all of the tasks, and compares what a task takes; ``--whole`` measures the whole pass too.
-Peak memory takes long to trace, and so it is that of a graph of 100 000 tasks, or ``--traced`` ones.
+Peak memory takes long to trace, so it is that of a graph of 100 000 tasks, or ``--traced`` ones.
 
 Every figure is a ratio of processor time or memory, measured in this one process. *Dask* is what it
 spends on writing out the graph, converting and ordering it.

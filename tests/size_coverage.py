@@ -1,6 +1,6 @@
 """Share of outputs and bytes that are told, over the expressions of the tests, run task by task.
 
-Run as ``python -m benchmarks.size_coverage [names of expressions, default all]``.
+Run as ``python tests/size_coverage.py [names of expressions, default all]``.
 """
 
 import sys
@@ -18,6 +18,7 @@ from dask_worker_pools.sizes import layer_sizes
 
 
 def main(names: list[str], store: Path) -> None:
+    """Print the shares of each expression, and of all."""
     warnings.simplefilter("ignore")
     keys: Counter[str] = Counter()  # of outputs
     bytes_: Counter[str] = Counter()
