@@ -66,7 +66,7 @@ docs: .venv/.installed-docs
 bench-sites: .venv/.installed-bench
 	@$(BIN)/python -m benchmarks.sites $(ARGS)
 
-# Of this commit, in .venv. Some of it: make bench-history ARGS="--bench 'Planning.track_time.*readme.*10000, 2'"
+# Of this commit, in .venv. Some of it: make bench-history ARGS="--quick --bench 'Planning.*readme., 10000, 2'"
 bench-history: .venv/.installed-history
 	@$(BIN)/python -m asv machine --yes >/dev/null
 	@$(BIN)/python -m asv run --environment existing:$(BIN)/python --set-commit-hash $$(git rev-parse HEAD) $(ARGS)

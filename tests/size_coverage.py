@@ -5,7 +5,7 @@ Run as ``python tests/size_coverage.py [names of expressions, default all]``.
 
 import sys
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ def main(names: list[str], store: Path) -> None:
     """Print the shares of each expression, and of all."""
     warnings.simplefilter("ignore")
     keys: Counter[str] = Counter()  # of outputs
-    bytes_: Counter[str] = Counter()
+    bytes_: defaultdict[str, float] = defaultdict(float)
     for name in names or [*EXPRESSIONS, *XARRAY_EXPRESSIONS]:
         lazy = XARRAY_EXPRESSIONS.get(name)
         graph = graph_of(lazy(opened(store)) if lazy else EXPRESSIONS[name]())
@@ -31,7 +31,8 @@ def main(names: list[str], store: Path) -> None:
         true = {key: size for key, size in true.items() if not isnan(size)}
         known, total = sum(true[key] for key in told.keys() & true.keys()), sum(true.values())
         keys.update(told=len(told.keys() & true.keys()), all=len(true))
-        bytes_.update(told=known, all=total)
+        bytes_["told"] += known
+        bytes_["all"] += total
         missing = [layer[:40] for layer, sizes in layers.items() if sizes.known < sizes.count]
         share = f"{known / total if total else 1:6.1%} of bytes"
         print(f"{name:20s} {len(told):4d} of {len(true):4d} outputs, {share}", *missing)
