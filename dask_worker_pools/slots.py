@@ -112,7 +112,9 @@ class Slots:
             return None
         place = 0
         for index, length in zip(key[1:], shape):
-            if type(index) is not int or not 0 <= index < length:
+            if type(index) is not int:  # equal keys are one key: 1, numpy.int64(1), 1.0, True
+                index = range(length).index(index) if index in range(length) else -1
+            if not 0 <= index < length:
                 return None
             place = place * length + index
         return start + place
@@ -126,7 +128,10 @@ class Slots:
             return np.full(len(keys), start)
         places = np.full(len(keys), start)
         for axis, (length, stride) in enumerate(zip(shape, strides(shape)), 1):
-            indices = np.array([key[axis] for key in keys])  # type: ignore[index]
+            column = [key[axis] for key in keys]  # type: ignore[index]
+            if set(map(type, column)) != {int}:  # such as tuples, which NumPy would take apart
+                return None
+            indices = np.array(column)
             if indices.dtype.kind != "i" or indices.min() < 0 or indices.max() >= length:
                 return None
             places += stride * indices
