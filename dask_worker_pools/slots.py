@@ -112,11 +112,10 @@ class Slots:
             return None
         place = 0
         for index, length in zip(key[1:], shape):
-            if type(index) is not int:  # equal keys are one key: 1, numpy.int64(1), 1.0, True
-                index = range(length).index(index) if index in range(length) else -1
-            if not 0 <= index < length:
+            number = index if type(index) is int else _whole(index)
+            if not 0 <= number < length:
                 return None
-            place = place * length + index
+            place = place * length + number
         return start + place
 
     def _blocks(self, name: Hashable, keys: Sequence[Key]) -> Numbers | None:
@@ -136,6 +135,15 @@ class Slots:
                 return None
             places += stride * indices
         return places
+
+
+def _whole(index: Any) -> int:
+    """The number of a block that equals `index`, or -1: (x, 1) and (x, numpy.int64(1)) are one."""
+    try:
+        whole = int(index)
+    except (TypeError, ValueError, OverflowError):
+        return -1
+    return whole if whole == index else -1
 
 
 def block_keys(

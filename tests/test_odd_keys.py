@@ -106,7 +106,7 @@ def test_tasks_of_any_key_run_in_their_pools(client: Client, kind: str, legacy: 
 
 def test_keys_that_read_alike_land_apart(client: Client) -> None:
     """Outputs whose keys are the same text arrive in another pool each as what it is."""
-    keys: list[Key] = [101, "101", b"x", "b'x'", (102, 0), ("102", 0), ("(102, 0)", 0)]
+    keys: list[Any] = [101, "101", b"x", "b'x'", (102, 0), ("102", 0), ("(102, 0)", 0)]
     keys += [(b"y", 1), ("b'y'", 1), 103.5, "103.5"]
     values = range(len(keys))
     parts = {key: Task(key, int, value) for key, value in zip(keys, values)}
@@ -185,8 +185,9 @@ def test_wanted_by_equal_keys(n: int) -> None:
         lambda n: n + 0.5,
         lambda n: n - 40,
         lambda n: 2**70 + n,
+        lambda n: (-1) ** n * float("inf") if n < 2 else f"inf {n}",
     ],
-    ids=["tuple", "tuple or int", "str", "bytes", "half", "negative", "huge"],
+    ids=["tuple", "tuple or int", "str", "bytes", "half", "negative", "huge", "infinite"],
 )
 @pytest.mark.parametrize("n", [3, 40])
 def test_keys_named_like_an_array(n: int, index: Any) -> None:

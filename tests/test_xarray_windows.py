@@ -93,7 +93,8 @@ def test_values_and_places(client: Client, name: str) -> None:
     with clusters.record_executions(client) as ran, propagate_pools():
         got = made.compute()
     xr.testing.assert_allclose(got, QUERIES[name](FIELD, SERIES), rtol=1e-12)
-    places = {**plan.pools, **{t.landing: t.target for t in plan.transfers}}
+    places: dict[Any, Any] = {t.landing: t.target for t in plan.transfers}
+    places |= plan.pools
     found = {key: where for key, where in ran.pools_of.items() if "finalize" not in str(key)}
     assert len(found) >= 10
     assert found == {key: {places.get(key)} for key in found}
