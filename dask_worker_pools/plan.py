@@ -50,9 +50,11 @@ def landing_key(key: Key, target: str) -> Key:
     >>> landing_key(("mean", 0, 1), "B"), landing_key("total", "B")
     (('landing-B-mean', 0, 1), 'landing-B-total')
     """
-    if isinstance(key, tuple) and key:
+    if isinstance(key, str):
+        return f"landing-{target}-{key}"
+    if isinstance(key, tuple) and key and isinstance(key[0], str):
         return (f"landing-{target}-{key[0]}", *key[1:])
-    return f"landing-{target}-{key}"
+    return (f"landing-{target}", key)  # as text, 1 and "1" would be alike
 
 
 @dataclass(frozen=True, repr=False)

@@ -112,9 +112,10 @@ class Slots:
             return None
         place = 0
         for index, length in zip(key[1:], shape):
-            if type(index) is not int or not 0 <= index < length:
+            number = index if type(index) is int else _whole(index)
+            if not 0 <= number < length:
                 return None
-            place = place * length + index
+            place = place * length + number
         return start + place
 
     def _blocks(self, name: Hashable, keys: Sequence[Key]) -> Numbers | None:
@@ -126,11 +127,23 @@ class Slots:
             return np.full(len(keys), start)
         places = np.full(len(keys), start)
         for axis, (length, stride) in enumerate(zip(shape, strides(shape)), 1):
-            indices = np.array([key[axis] for key in keys])  # type: ignore[index]
+            column = [key[axis] for key in keys]  # type: ignore[index]
+            if set(map(type, column)) != {int}:  # such as tuples, which NumPy would take apart
+                return None
+            indices = np.array(column)
             if indices.dtype.kind != "i" or indices.min() < 0 or indices.max() >= length:
                 return None
             places += stride * indices
         return places
+
+
+def _whole(index: Any) -> int:
+    """The number of a block that equals `index`, or -1: (x, 1) and (x, numpy.int64(1)) are one."""
+    try:
+        whole = int(index)
+    except (TypeError, ValueError, OverflowError):
+        return -1
+    return whole if whole == index else -1
 
 
 def block_keys(

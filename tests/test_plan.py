@@ -74,8 +74,10 @@ def test_landing_counts_consumers_and_not_uses() -> None:
     [
         ("mean", "landing-eu-mean"),
         (("mean-1a2b", 0, 1), ("landing-eu-mean-1a2b", 0, 1)),
-        ((("a", 1), 0), ("landing-eu-('a', 1)", 0)),
-        (7, "landing-eu-7"),
+        ((("a", 1), 0), ("landing-eu", (("a", 1), 0))),
+        (7, ("landing-eu", 7)),
+        (("7", 0), ("landing-eu-7", 0)),
+        ((7, 0), ("landing-eu", (7, 0))),
     ],
 )
 def test_landing_keys_read_like_their_outputs(key: Key, landing: Key) -> None:

@@ -122,12 +122,17 @@ def test_what_a_killed_process_left_is_swept_up() -> None:
 def test_a_run_that_is_interrupted_cleans_up(tmp_path: Path, sign: signal.Signals) -> None:
     """Ctrl-C or a termination in the middle of a run ends all its processes and namespaces."""
     command = [sys.executable, "-m", "benchmarks.sites", "--no-docs", "--output"]
-    started = subprocess.Popen(
-        [*command, str(tmp_path / "results.json"), "readme"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    # What runs in the background of a shell ignores Ctrl-C, and its children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        started = subprocess.Popen(
+            [*command, str(tmp_path / "results.json"), "readme"],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     pids: list[int] = []
 
     def workers_run() -> bool:

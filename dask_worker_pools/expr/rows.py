@@ -113,11 +113,12 @@ def _pandas(self: Estimates, expr: Any) -> Rows:
     data = getattr(frame, "_data", frame)
     if len(data) and hasattr(data, "columns"):
         sample = data.iloc[:: max(1, len(data) // 1000)]
-        for name, dtype in zip(sample.columns, sample.dtypes):
+        meta = expr._meta if hasattr(expr._meta, "columns") else expr._meta.to_frame()
+        for name, dtype in zip(meta.columns, meta.dtypes):
             if _is_text(dtype):
-                self._texts[str(name)] = sample[name].memory_usage(index=False, deep=True) / len(
-                    sample
-                )
+                # Before pandas 3, Dask makes Arrow's texts of Python's as it loads them.
+                texts = sample[name].astype(dtype)
+                self._texts[str(name)] = texts.memory_usage(index=False, deep=True) / len(sample)
     return len(data) / max(1, len(expr._divisions_and_locations[0]) - 1)
 
 
