@@ -195,7 +195,10 @@ class Outline:
         places = planned.places()
         said = planned.tasks.annotations
         result = Result(annotations=dict(said))
-        whole: dict[str, str | None] = dict(self.inside)
+        names = planned.cluster.names  # workers may spell a pool otherwise than the user
+        whole: dict[str, str | None] = {
+            name: names.get(pool, pool) for name, pool in self.inside.items()
+        }
         for name in self.graph.layers.keys() - self.inside.keys() - self.written.keys():
             found = set(map(places.get, _keys_of(self.graph.layers[name])))
             if len(found) == 1:

@@ -138,8 +138,8 @@ STRUCTURAL = (
         ("test_parquet.py::test_pyarrow_filesystem_serialize",),
     ),
     Structural(
-        "The test asks for a peer-to-peer shuffle, by name or because its client is asynchronous and "
-        "that is Dask's default there; it cannot keep to a pool and is refused",
+        "The test shuffles peer to peer, by name, or because its cluster puts back the "
+        "configuration that propagate_pools sets; that method cannot keep to a pool and is refused",
         r"PeerToPeerInPool",
         (
             "test_distributed.py::test_index_merge_p2p_shuffle[[][56]]",
