@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from dask.core import flatten
-from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.typing import Key
 
 from dask_worker_pools.annotations import (
@@ -86,30 +86,66 @@ class Pass:
         """
         graph = as_high_level(graph)
         outputs = list(dict.fromkeys(flatten(keys)))
-        tasks = read(graph, outputs, self.surrounding)
-        scheduler = None if self.clients is None else find_scheduler(self.clients)
-        cluster = Cluster.met(tasks, self.options, scheduler)
-        plan = make_plan(graph, tasks, self.options, cluster)
-        if scheduler is not None:
-            _check_missing(plan, cluster.resources, tasks, scheduler, self.options.missing)
-        # Blocked tasks are in a place of their own: fused with others they would lose the mark.
-        places = {**plan.pools, **dict.fromkeys(tasks.blocked_keys(), NOWHERE)}
+        planned = self.plan(graph, outputs)
+        self.check(planned)
+        tasks, places = planned.tasks, planned.places()
         result = Tasks()
         kinds = outputs_by_kind(outputs, tasks.by_key)
         for kind, part in kinds.items():
             needed = needed_by(part, tasks.by_key) if len(kinds) > 1 else tasks.by_key
             user = self.optimizations.get(kind)
             result.update(fuse(graph, needed, places, part, kind, user))
+        layer = self.finish(result, planned)
+        name = f"pools-{uuid4().hex}"
+        return HighLevelGraph({name: layer}, {name: set()})
+
+    def plan(self, graph: HighLevelGraph, outputs: Sequence[Key]) -> Planned:
+        """Read the tasks that the outputs need, and choose a pool for each."""
+        tasks = read(graph, outputs, self.surrounding)
+        scheduler = None if self.clients is None else find_scheduler(self.clients)
+        cluster = Cluster.met(tasks, self.options, scheduler)
+        plan = make_plan(graph, tasks, self.options, cluster)
+        return Planned(graph, tasks, cluster, plan, scheduler)
+
+    def check(self, planned: Planned) -> None:
+        """See to it that there are workers for the pools of a plan."""
+        if planned.scheduler is not None:
+            _check_missing(
+                planned.plan,
+                planned.cluster.resources,
+                planned.tasks,
+                planned.scheduler,
+                self.options.missing,
+            )
+
+    def finish(self, result: Tasks, planned: Planned) -> MaterializedLayer:
+        """The tasks to run, with landings and with annotations for each."""
         check_peer_to_peer(result.graph, result.pools)
-        if scheduler is not None:
-            add_landings(result, tasks.located())
+        if planned.scheduler is not None:
+            add_landings(result, planned.tasks.located())
         override = "resources" in self.surrounding
         again = self.clients is None
         if again:
-            _keep_declared_sizes(result, graph, tasks)
-        layer = _write(result, cluster.resources, tasks, override, again)
-        name = f"pools-{uuid4().hex}"
-        return HighLevelGraph({name: layer}, {name: set()})
+            _keep_declared_sizes(result, planned.graph, planned.tasks)
+        return _write(result, planned.cluster.resources, planned.tasks, override, again)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A graph with a pool chosen for each task, before anything is written."""
+
+    graph: HighLevelGraph
+    tasks: TaskGraph
+    cluster: Cluster
+    plan: Plan
+    scheduler: Scheduler | None
+
+    def places(self) -> dict[Key, str | None]:
+        """Where each task runs.
+
+        Blocked tasks are in a place of their own: fused with others they would lose the mark.
+        """
+        return {**self.plan.pools, **dict.fromkeys(self.tasks.blocked_keys(), NOWHERE)}
 
 
 @dataclass(frozen=True)
@@ -255,7 +291,7 @@ def _keep_declared_sizes(result: Tasks, graph: HighLevelGraph, tasks: TaskGraph)
 
 def _write(
     result: Tasks, resources: Mapping[str, str], tasks: TaskGraph, override: bool, again: bool
-) -> Layer:
+) -> MaterializedLayer:
     """The tasks with their annotations.
 
     `override`: resources said around the computation must not reach tasks without a pool.

@@ -207,7 +207,28 @@ def test_methods_in_a_block_are_pinned(client: Client) -> None:
     result, where = run(client, lambda: (moved.rest + 1).sum().compute())
     assert result == 2 * len(CUSTOMERS)
     assert of(where, "frompandas") == {"B"}
-    assert of(where, "only_in_a") == {"A"}
+    assert of(where, "chunk") == {"A"}  # it is fused with `only_in_a`, and free to run in B
+
+
+def test_what_meets_is_fused_with_the_side_it_runs_beside(client: Client) -> None:
+    """Where frames of two pools meet, the step is one task with those of the pool it runs in."""
+
+    def ones(part: int) -> pd.DataFrame:
+        return pd.DataFrame({"x": [1, 1]})
+
+    def numbers(part: int) -> pd.DataFrame:
+        return pd.DataFrame({"x": [part, part]})
+
+    def made(name: str, function: Any) -> Any:
+        with pool(name):
+            divisions = tuple(range(0, 10, 2))
+            return dd.from_map(function, range(4), meta=ones(0), divisions=divisions) + 1
+
+    result, where = run(client, lambda: (made("A", ones).x + made("B", numbers).x).sum().compute())
+    assert result == 2 * (4 * 2 + 6 + 4)
+    assert set().union(*where.values()) == {"A", "B"}
+    # A task for each partition in either pool, and the sum of all.
+    assert len(where) == 2 * 4 + 1
 
 
 def test_blocked(client: Client) -> None:

@@ -1,28 +1,34 @@
 """The tasks of expressions with places, and the layer that plans them in the scheduler.
 
 Where an expression and all that it is made of lie in one pool, its tasks get that pool without
-being looked at. Only the tasks between pools are planned; at their borders a stub stands for each
-output of the rest that they take.
+being looked at. Only the tasks between pools are planned; at their borders a stub stands for what
+they take of the rest. Blockwise expressions become tasks after that, and only once.
 
 What is here travels to the scheduler by value, with all that it refers to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 from dask._task_spec import Task, convert_legacy_graph
+from dask.blockwise import Blockwise
+from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
-from dask_worker_pools.annotations import SIZE_KEY, Annotations, annotations_by_key
-from dask_worker_pools.cluster import check_peer_to_peer
+from dask_worker_pools.annotations import SIZE_KEY, Annotations
+from dask_worker_pools.edges import toposort
 from dask_worker_pools.errors import NoSuchPool
+from dask_worker_pools.expr.blocks import block_inputs, is_frame, refused, stand_in
+from dask_worker_pools.expr.blocks import written as written_out
 from dask_worker_pools.expr.places import Place, annotations_of
+from dask_worker_pools.fusion import Tasks as Result
 from dask_worker_pools.graph import layer_annotations
-from dask_worker_pools.optimize import Pass
+from dask_worker_pools.optimize import Pass, Planned
 from dask_worker_pools.sizes import FRAME
 from dask_worker_pools.slots import name_of
 
@@ -55,11 +61,14 @@ class Placed:
         tasks.update(self.added)
         return annotated_layer(tasks, said)
 
+    def annotations(self, name: str) -> Annotations:
+        """What is known of the partitions of an expression."""
+        own = annotations_of(self.places.get(name))
+        return own | {SIZE_KEY: self.nbytes[name]} if name in self.nbytes else own
+
     def annotated(self, expr: Any, tasks: Iterable[Key]) -> dict[Key, Annotations]:
         """What is known of the tasks of an expression: where they run and how large they are."""
-        own = annotations_of(self.places.get(expr._name))
-        if expr._name in self.nbytes:
-            own[SIZE_KEY] = self.nbytes[expr._name]
+        own = self.annotations(expr._name)
         if expr._name not in self.delayed:
             return dict.fromkeys(tasks, own) if own else {}
         # The delayed objects inside have pools of their own.
@@ -97,131 +106,185 @@ def walk(exprs: Iterable[Any]) -> Iterator[Any]:
 def plan_tasks(placed: Placed, run: Pass) -> MaterializedLayer:
     """The tasks to run, with their pools as annotations."""
     if placed.added or any(callable(value) for value in run.surrounding.values()):
-        return _run(run, {FRAME: placed.layer()}, {FRAME: set()}, placed.keys())
-    pools = placed.fixed()
-    inside: dict[str, Tasks] = {}  # tasks that are not looked at, by expression
-    between: dict[str, MaterializedLayer] = {}  # tasks to plan
-    inputs: dict[str, set[str]] = {}  # by the names of expressions
-    for expr, own in _tasks(placed.exprs):
-        pool = pools.get(expr._name)
-        if pool and all(pools.get(one._name) == pool for one in expr.dependencies()):
-            inside[expr._name] = own
-        else:
-            between[expr._name] = annotated_layer(own, placed.annotated(expr, own))
-            inputs[expr._name] = {one._name for one in expr.dependencies()}
-    stubs = _stubs(placed, inside, between, pools)
-    _check_peer_to_peer(inside, pools)
+        return _run(run, placed)
+    outline = Outline.of(placed)
+    planned = run.plan(outline.graph, outline.sinks())
     try:
-        layer = _run(run, {**between, **stubs}, inputs, _sinks(between, stubs))
+        run.check(planned)
     except NoSuchPool as error:
-        raise _counted(error, inside, stubs, pools) from None
-    return _joined(layer, inside, stubs, pools)
+        raise outline.counted(error, planned) from None
+    return run.finish(outline.tasks(planned), planned)
+
+
+def _run(run: Pass, placed: Placed) -> MaterializedLayer:
+    graph = HighLevelGraph({FRAME: placed.layer()}, {FRAME: set()})
+    (layer,) = run(graph, placed.keys()).layers.values()
+    assert isinstance(layer, MaterializedLayer)
+    return layer
+
+
+@dataclass
+class Outline:
+    """Expressions, with as few of their tasks as a plan needs."""
+
+    placed: Placed
+    exprs: list[Any]  #: each after its inputs
+    inside: dict[str, str]  #: pools of the expressions that are not looked at, by name
+    written: dict[str, Tasks]  #: tasks of those of which no stand-in can be made
+    graph: HighLevelGraph  #: what is between pools, with stubs for what it takes from inside
+
+    @classmethod
+    def of(cls, placed: Placed) -> Outline:
+        """See what is inside the pools and what is between them."""
+        exprs = {expr._name: expr for expr in walk(placed.exprs)}
+        needs = {name: {one._name for one in e.dependencies()} for name, e in exprs.items()}
+        pools = placed.fixed()
+        inside = {
+            name: pools[name]
+            for name, inputs in needs.items()
+            if name in pools and all(pools.get(one) == pools[name] for one in inputs)
+        }
+        blocks = {
+            name: None if name in placed.delayed else block_inputs(expr)
+            for name, expr in exprs.items()
+        }
+        written = _written(exprs, {n for n, inputs in blocks.items() if inputs is None})
+        between = [name for name in needs if name not in inside]
+        layers: dict[str, Layer] = {}
+        for name in between:
+            inputs, expr = blocks[name], exprs[name]
+            if inputs is None:
+                own = written[name]
+                layers[name] = annotated_layer(own, placed.annotated(expr, own))
+            else:
+                said = placed.annotations(name)
+                layers[name] = stand_in(name, expr.npartitions, inputs, said)
+        # One stub a pool is needed in any case, for what is said of its tasks.
+        taken = {one for name in between for one in needs[name]}
+        stubs = {inside[name]: name for name in inside}
+        stubs |= {name: name for name in inside if name in taken}
+        for name in dict.fromkeys(stubs.values()):
+            layers[name] = _stub(exprs[name], placed.annotations(name))
+        edges = {
+            name: (needs[name] & layers.keys() if name in between else set()) for name in layers
+        }
+        order = [exprs[name] for name in toposort(needs)]
+        return cls(placed, order, inside, written, HighLevelGraph(layers, edges))
+
+    def sinks(self) -> list[Key]:
+        """The tasks that no other needs: with them all are planned."""
+        whole: set[str] = set()  # all of their partitions are needed by a stand-in
+        needed: set[Key] = set()
+        for name, layer in self.graph.layers.items():
+            if isinstance(layer, Blockwise):
+                whole |= self.graph.dependencies[name]
+            else:
+                for task in layer.values():
+                    needed |= task.dependencies
+        keys: list[Key] = []
+        for name, layer in self.graph.layers.items():
+            if name in self.inside:
+                keys.append(_first_key(layer))
+            elif not (name in whole and isinstance(layer, Blockwise)):
+                own = whole if name in whole else ()
+                keys += [k for k in _keys_of(layer) if k not in needed and name_of(k) not in own]
+        return keys
+
+    def tasks(self, planned: Planned) -> Result:
+        """All tasks, where they run."""
+        places = planned.places()
+        said = planned.tasks.annotations
+        result = Result(annotations=dict(said))
+        names = planned.cluster.names  # workers may spell a pool otherwise than the user
+        whole: dict[str, str | None] = {
+            name: names.get(pool, pool) for name, pool in self.inside.items()
+        }
+        for name in self.graph.layers.keys() - self.inside.keys() - self.written.keys():
+            found = set(map(places.get, _keys_of(self.graph.layers[name])))
+            if len(found) == 1:
+                whole[name] = found.pop()
+        outputs = {expr._name for expr in self.placed.exprs}
+        for name, expr in refused(self.exprs, outputs, whole).items():
+            own = self.written[name] if name in self.written else written_out(expr, name)
+            if name in whole:
+                result.add(own, whole[name])
+            else:
+                result.graph.update(own)
+                result.pools.update((key, places.get(key)) for key in own)
+        if said:
+            result.annotations = self._annotations(said, result)
+        return result
+
+    def _annotations(
+        self, said: Mapping[Key, Annotations], result: Result
+    ) -> dict[Key, Annotations]:
+        """What was said around the computation, of the tasks inside pools too."""
+        of_pool: dict[str, Annotations] = {}
+        for name in self.graph.layers.keys() & self.inside.keys():
+            key = _first_key(self.graph.layers[name])
+            of_pool[self.inside[name]] = said.get(key, {})
+        kept = {key: own for key, own in said.items() if key in result.graph}
+        for key in result.graph:
+            if key not in kept and (own := of_pool.get(self.inside.get(str(name_of(key)), ""), {})):
+                kept[key] = own
+        return kept
+
+    def counted(self, error: NoSuchPool, planned: Planned) -> NoSuchPool:
+        """The error, with the tasks that were not looked at."""
+        missing = {name for name, pool in self.inside.items() if pool == error.pool}
+        tasks = {expr._name: expr for expr in self.exprs if expr._name in missing}
+        hidden = sum(
+            len(self.written[name]) if name in self.written else expr.npartitions
+            for name, expr in tasks.items()
+        )
+        chunks = planned.tasks.edges.chunks
+        counted = sum(len(chunk) for chunk in chunks if chunk.layer in missing)
+        layers = dict.fromkeys([*error.layers, *missing])
+        n_tasks = error.n_tasks + hidden - counted
+        return NoSuchPool(error.pool, n_tasks, list(layers), error.pools, error.missing)
+
+
+def _keys_of(layer: Layer) -> Collection[Key]:
+    if isinstance(layer, Blockwise):
+        return [(layer.output, index) for index in range(len(layer))]
+    return layer.keys()
+
+
+def _first_key(layer: Layer) -> Key:
+    return (layer.output, 0) if isinstance(layer, Blockwise) else next(iter(layer.keys()))
+
+
+def _stub(expr: Any, said: Annotations) -> Layer:
+    """A stand-in for an expression inside a pool, without its inputs."""
+    if is_frame(expr):
+        return stand_in(expr._name, expr.npartitions, {}, said)
+    keys = list(flatten(expr.__dask_keys__()))
+    return annotated_layer({key: Task(key, object) for key in keys}, dict.fromkeys(keys, said))
+
+
+def _written(exprs: Mapping[str, Any], names: Collection[str]) -> dict[str, Tasks]:
+    """The tasks of some expressions, all in Dask's present form."""
+    layers = {name: exprs[name]._layer() for name in names}
+    # In tasks of the old form, tuples are keys if any expression has such a key.
+    keys: set[Key] = set()
+    for own in layers.values():
+        keys.update(own)
+    for name, expr in exprs.items():
+        if name not in layers:
+            keys.update(zip(repeat(name), range(expr.npartitions)))
+    return {name: convert_legacy_graph(own, keys) for name, own in layers.items()}
 
 
 def by_expression(placed: Placed) -> HighLevelGraph:
     """All tasks with the user's pins, in a layer for each expression."""
     layers: dict[str, Layer] = {}
     inputs: dict[str, set[str]] = {}
-    for expr, own in _tasks(placed.exprs):
+    exprs = {expr._name: expr for expr in walk(placed.exprs)}
+    for name, own in _written(exprs, exprs.keys()).items():
+        expr = exprs[name]
         layers[expr._name] = annotated_layer(own, placed.annotated(expr, own))
         inputs[expr._name] = {one._name for one in expr.dependencies()}
     return HighLevelGraph(layers, inputs)
-
-
-def _tasks(exprs: Iterable[Any]) -> Iterator[tuple[Any, Tasks]]:
-    """Each expression with its tasks, all in Dask's present form."""
-    layers = [(expr, expr._layer()) for expr in walk(exprs)]
-    # In tasks of the old form, tuples are keys if any expression has such a key.
-    keys: set[Key] = set()
-    for _, own in layers:
-        keys.update(own)
-    for expr, own in layers:
-        yield expr, convert_legacy_graph(own, keys)
-
-
-def _run(
-    run: Pass, layers: Mapping[str, Layer], inputs: Mapping[str, set[str]], keys: Iterable[Key]
-) -> MaterializedLayer:
-    edges = {name: inputs.get(name, set()) & layers.keys() for name in layers}
-    (layer,) = run(HighLevelGraph(layers, edges), list(keys)).layers.values()
-    assert isinstance(layer, MaterializedLayer)
-    return layer
-
-
-def _stubs(
-    placed: Placed,
-    inside: Mapping[str, Tasks],
-    between: Mapping[str, MaterializedLayer],
-    pools: Mapping[str, str],
-) -> dict[str, MaterializedLayer]:
-    """A stand-in for each task inside that one between needs, and for one of each pool."""
-    needed: dict[str, set[Key]] = {}
-    for layer in between.values():
-        for task in layer.mapping.values():
-            for key in task.dependencies:
-                if (name := name_of(key)) in inside:
-                    needed.setdefault(str(name), set()).add(key)
-    seen = {pools[name] for name in needed}
-    for name, tasks in inside.items():
-        if pools[name] not in seen and tasks:
-            seen.add(pools[name])
-            needed[name] = {next(iter(tasks))}
-    stubs = {}
-    for name, keys in needed.items():
-        own = annotations_of(pools[name])
-        if name in placed.nbytes:
-            own[SIZE_KEY] = placed.nbytes[name]
-        tasks = {key: Task(key, object) for key in keys}
-        stubs[name] = annotated_layer(tasks, dict.fromkeys(keys, own))
-    return stubs
-
-
-def _sinks(*parts: Mapping[str, MaterializedLayer]) -> list[Key]:
-    """The tasks that no other needs: with them all are planned."""
-    layers = [layer.mapping for part in parts for layer in part.values()]
-    needed = {key for tasks in layers for task in tasks.values() for key in task.dependencies}
-    return [key for tasks in layers for key in tasks if key not in needed]
-
-
-def _check_peer_to_peer(inside: Mapping[str, Tasks], pools: Mapping[str, str]) -> None:
-    for name, tasks in inside.items():
-        if any(type(task).__name__ == "P2PBarrierTask" for task in tasks.values()):
-            check_peer_to_peer(tasks, dict.fromkeys(tasks, pools[name]))
-
-
-def _joined(
-    layer: MaterializedLayer,
-    inside: Mapping[str, Tasks],
-    stubs: Mapping[str, MaterializedLayer],
-    pools: Mapping[str, str],
-) -> MaterializedLayer:
-    """The planned tasks and those inside, which get what the stub of their pool got."""
-    said = dict(annotations_by_key(layer.annotations, layer.mapping))
-    of_pool: dict[str, Annotations] = {}
-    tasks: Tasks = dict(layer.mapping)
-    for name, stub in stubs.items():
-        for key in stub.mapping:
-            of_pool[pools[name]] = said.pop(key, {})
-            tasks.pop(key, None)
-    for name, own in inside.items():
-        tasks.update(own)
-        said.update(dict.fromkeys(own, of_pool[pools[name]]))
-    return annotated_layer(tasks, said)
-
-
-def _counted(
-    error: NoSuchPool,
-    inside: Mapping[str, Tasks],
-    stubs: Mapping[str, MaterializedLayer],
-    pools: Mapping[str, str],
-) -> NoSuchPool:
-    """The error, with the tasks that were not looked at."""
-    missing = [name for name in inside if pools[name] == error.pool]
-    hidden = sum(len(inside[name]) for name in missing)
-    counted = sum(len(stub.mapping) for name, stub in stubs.items() if name in missing)
-    layers = dict.fromkeys([*error.layers, *missing])
-    n_tasks = error.n_tasks + hidden - counted
-    return NoSuchPool(error.pool, n_tasks, list(layers), error.pools, error.missing)
 
 
 class PlannedLayer(MaterializedLayer):

@@ -22,6 +22,7 @@ from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
+from dask.blockwise import Blockwise
 from dask.highlevelgraph import HighLevelGraph, Layer
 from dask.typing import Key
 from dask.utils import parse_bytes
@@ -247,6 +248,10 @@ def _sizes_of(name: str, layer: Layer, blocks: GraphBlocks) -> LayerSizes:
 
 def _told_by_rows(layer: Layer, told: object) -> LayerSizes:
     """Give the outputs of frames the sizes that their expressions told, and no others."""
+    if isinstance(layer, Blockwise) and not callable(told):  # alike, and not written out
+        size = float(told) if isinstance(told, Real) else None
+        known, source = (0, "unknown") if size is None else (len(layer), "rows")
+        return LayerSizes(len(layer), known, known * (size or 0.0), size, source)
     sizes = {key: told(key) if callable(told) else told for key in layer}
     listed = {key: float(size) for key, size in sizes.items() if isinstance(size, Real)}
     return _summed(len(sizes), (), listed, {"rows"} if listed else set())

@@ -120,10 +120,10 @@ class GraphBlocks:
 
     def _find_grids(self, name: str) -> tuple[Grid, ...]:
         layer = self._layers[name]
-        if isinstance(layer, Blockwise):
-            return (self._blockwise_grid(name, layer),)
         if is_of_frame(layer):
             return ()  # no blocks: its expressions tell its rows
+        if isinstance(layer, Blockwise):
+            return (self._blockwise_grid(name, layer),)
         chunks, dtype = _annotated(layer)
         if chunks is None:
             return (self._regained(name),)

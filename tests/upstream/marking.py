@@ -20,7 +20,6 @@ from typing import Any
 import dask.dataframe as dd
 import pytest
 from dask.dataframe import dask_expr, utils
-from dask.dataframe.dask_expr.tests import _util
 from distributed import Client
 from distributed.client import _set_global_client
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -57,8 +56,6 @@ class Marking:
         self.client: Client | None = None
         self.places: Counter[str] = Counter()  # tasks that ran, by pool of the worker
         self._stack = ExitStack()
-        if self.pools != "none":
-            allow_expressions_in_graphs()
         if self.pools == "sources":
             wrap_makers()
         if not config.getoption("--local"):
@@ -155,12 +152,3 @@ def compute_on_cluster() -> None:
     utils.assert_eq.__defaults__ = tuple(
         None if value == "sync" else value for value in defaults or ()
     )
-
-
-def allow_expressions_in_graphs() -> None:
-    """Let ``assert_eq`` go on where Dask's own graphs have tasks only.
-
-    It refuses graphs that hold expressions when they are pickled. A graph with pools does: it is
-    sent as expressions, as Dask sends its own, and becomes tasks where it is planned.
-    """
-    _util.assert_eq.__kwdefaults__ = {"serialize_graph": False}

@@ -24,6 +24,9 @@ HERE = Path(__file__).resolve().parent
 PACKAGE = "dask/dataframe/dask_expr"
 SUITE = (f"{PACKAGE}/tests", f"{PACKAGE}/io/tests")
 
+#: Their tests start clusters of their own, and end all others: they have a process to themselves.
+OWN_CLUSTERS = tuple(f"{part}/test_distributed.py" for part in SUITE)
+
 #: Exit codes of pytest after which its results can be believed: all passed, some failed.
 FINISHED = (0, 1)
 
@@ -86,7 +89,7 @@ def run_pytest(
         results = Path(directory, "failures.jsonl")
         results.touch()
         command = [
-            *(sys.executable, "-m", "pytest", "-q", "--tb=short", "--disable-warnings"),
+            *(sys.executable, "-m", "pytest", "-q", "--tb=native", "--disable-warnings"),
             *("-p", "no:cacheprovider", "-c", str(HERE / "dask.ini"), "--rootdir", str(site())),
             *("-p", "marking", "--results", str(results), *options, *arguments),
         ]
@@ -122,19 +125,34 @@ def _environment() -> dict[str, str]:
 
 def judge(arguments: Sequence[str], options: Sequence[str] = (), *, quiet: bool = False) -> Verdict:
     """Run tests with pools, and those that fail unexpectedly once more without."""
-    failures, summary = run_pytest(arguments or SUITE, options, quiet=quiet)
+    if arguments:
+        failures, summary = run_pytest(arguments, options, quiet=quiet)
+    else:
+        others = [*SUITE, *(f"--ignore={file}" for file in OWN_CLUSTERS)]
+        failures, summary = run_pytest(others, options, quiet=quiet)
+        more, last = run_pytest(OWN_CLUSTERS, [*options, "--local"], quiet=quiet)
+        failures, summary = [*failures, *more], f"{summary}\n{last}"
     verdict = Verdict(summary)
     open_cases: list[Failure] = []
     for one in failures:
         listed = any(known.explains(one.test, one.message) for known in STRUCTURAL)
         (verdict.structural if listed and not one.wrong else open_cases).append(one)
     if open_cases:
-        tests = [one.test for one in open_cases]
-        plain, _ = run_pytest(tests, [*options, "--pools=none"], quiet=True)
-        names = {one.test for one in plain}
+        names = _failing_without_pools([one.test for one in open_cases], options)
         for one in open_cases:
             (verdict.without_pools if one.test in names else verdict.unexplained).append(one)
     return verdict
+
+
+def _failing_without_pools(tests: Sequence[str], options: Sequence[str]) -> set[str]:
+    """Those of some tests that fail without pools."""
+    own = [test for test in tests if any(file in test for file in OWN_CLUSTERS)]
+    failures: list[Failure] = []
+    if others := [test for test in tests if test not in own]:
+        failures += run_pytest(others, [*options, "--pools=none"], quiet=True)[0]
+    if own:
+        failures += run_pytest(own, [*options, "--local", "--pools=none"], quiet=True)[0]
+    return {one.test for one in failures}
 
 
 def main(arguments: Sequence[str]) -> int:

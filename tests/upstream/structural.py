@@ -138,9 +138,23 @@ STRUCTURAL = (
         ("test_parquet.py::test_pyarrow_filesystem_serialize",),
     ),
     Structural(
-        "A peer-to-peer shuffle cannot keep to a pool and is refused",
+        "The test shuffles peer to peer, by name, or because its cluster puts back the "
+        "configuration that propagate_pools sets; that method cannot keep to a pool and is refused",
         r"PeerToPeerInPool",
-        ("test_distributed.py::*",),
+        (
+            "test_distributed.py::test_index_merge_p2p_shuffle[[][56]]",
+            "test_distributed.py::test_merge_broadcast[[]left-*]",
+            "test_distributed.py::test_merge_index_precedence[[]p2p-*]",
+            "test_distributed.py::test_merge_indicator",
+            "test_distributed.py::test_merge_p2p_shuffle",
+            "test_distributed.py::test_merge_p2p_shuffle_projection_error",
+            "test_distributed.py::test_merge_p2p_shuffle_reused_dataframe_with_*_parameters",
+            "test_distributed.py::test_p2p_and_merge_shuffle",
+            "test_distributed.py::test_p2p_shuffle[[]*]",
+            "test_distributed.py::test_self_merge_p2p_shuffle",
+            "test_distributed.py::test_shuffle_nulls_introduced[[]p2p]",
+            "test_distributed.py::test_shuffle_partition_reduction",
+        ),
     ),
     Structural(
         "The tasks are made when they are needed, and a wrong argument is found out only then",
