@@ -64,10 +64,13 @@ class Marking:
             self.client = self._stack.enter_context(cluster.get_client())
             cluster.scheduler.add_plugin(Places(cluster.scheduler, self.places))
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """Each test anew: those of clusters put the configuration and the client back."""
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Each test anew: those of clusters take the client away."""
         _set_global_client(self.client)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
+        """Around the test itself: fixtures that start a cluster put the configuration back."""
         with ExitStack() as surroundings:
             if self.pools != "none":
                 surroundings.enter_context(propagate_pools())
