@@ -10,11 +10,9 @@ need this package.
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import fields
-from functools import cache
 from typing import Any
 
 import cloudpickle
@@ -28,6 +26,7 @@ from dask_worker_pools.fusion import Optimization
 from dask_worker_pools.kinds import Kind
 from dask_worker_pools.optimize import Pass
 from dask_worker_pools.options import LinkCost, Missing, Options
+from dask_worker_pools.travel import ByValue
 
 #: The configuration keys under which Dask looks for an optimisation.
 CONFIG: dict[str, Kind] = {
@@ -175,10 +174,7 @@ class Hook:
         return _current_pass(None)(graph, keys, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        now = _current_pass(client_ids())
-        options = {f.name: getattr(now.options, f.name) for f in fields(Options)}
-        said = (options, now.optimizations, now.surrounding, now.clients)
-        return _Code(), (cloudpickle.dumps(said),)
+        return ByValue(pass_from), (asked(),)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Hook)
@@ -190,36 +186,18 @@ class Hook:
         return "<propagate_pools>"
 
 
-def _pass_from(said: bytes) -> Pass:
+def asked() -> bytes:
+    """The pass that is asked for here and now, for `pass_from` in the scheduler."""
+    now = _current_pass(client_ids())
+    options = {f.name: getattr(now.options, f.name) for f in fields(Options)}
+    said: bytes = cloudpickle.dumps((options, now.optimizations, now.surrounding, now.clients))
+    return said
+
+
+def pass_from(said: bytes) -> Pass:
     """The pass as it was asked for, where it arrives."""
     options, *rest = cloudpickle.loads(said)
     return Pass(Options(**options), *rest)
-
-
-@cache
-def _code() -> bytes:
-    """All of this package that `_pass_from` needs: the same each time, and slow to collect."""
-    return zlib.compress(cloudpickle.dumps(_pass_from))
-
-
-class _Code:
-    """Stands for `_pass_from`, and travels by value."""
-
-    def __call__(self, said: bytes) -> Pass:
-        return _pass_from(said)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return cloudpickle.loads, (_Compressed(_code()),)
-
-
-class _Compressed:
-    """Bytes that are unpacked where they are unpickled: Dask keeps what it has sent for a while."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return zlib.decompress, (self.data,)
 
 
 def _current_pass(clients: frozenset[str] | None) -> Pass:
@@ -236,8 +214,3 @@ def _current_pass(clients: frozenset[str] | None) -> Pass:
 def is_on() -> bool:
     """Whether `propagate_pools` is on."""
     return bool(_on)
-
-
-def sent_pass() -> Pass:
-    """The pass to run in the scheduler of this process's clients."""
-    return _current_pass(client_ids())

@@ -9,12 +9,11 @@ planned together with the rest.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
-import cloudpickle
 import dask
 from dask._expr import Expr, HLGExpr
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
@@ -22,8 +21,9 @@ from dask.typing import Key
 
 from dask_worker_pools.expr.planned import PlannedLayer
 from dask_worker_pools.expr.regions import placed
-from dask_worker_pools.propagate import is_on, sent_pass
+from dask_worker_pools.propagate import asked, is_on
 from dask_worker_pools.sizes import FRAME
+from dask_worker_pools.travel import ByValue
 
 
 class PlacedLayer(MaterializedLayer):
@@ -68,21 +68,7 @@ class PlacedLayer(MaterializedLayer):
             opened = self._opened
             return MaterializedLayer, (opened.mapping, opened.annotations)
         state = tuple(getattr(self.placed, one.name) for one in fields(self.placed))
-        return ByValue(partial(PlannedLayer.arrive, sent_pass())), state
-
-
-class ByValue:
-    """A function that travels by value: where it arrives this package need not be installed."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, *args: Any) -> Any:
-        """Call the function."""
-        return self.function(*args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return cloudpickle.loads, (cloudpickle.dumps(self.function),)
+        return ByValue(PlannedLayer.arrive), (asked(), *state)
 
 
 def sent(expr: Any, plain: Expr) -> tuple[Any, ...]:

@@ -29,6 +29,7 @@ from dask_worker_pools.expr.places import Place, annotations_of
 from dask_worker_pools.fusion import Tasks as Result
 from dask_worker_pools.graph import layer_annotations
 from dask_worker_pools.optimize import Pass, Planned
+from dask_worker_pools.propagate import pass_from
 from dask_worker_pools.sizes import FRAME
 from dask_worker_pools.slots import name_of
 
@@ -298,9 +299,9 @@ class PlannedLayer(MaterializedLayer):
         self._layer: MaterializedLayer | None = None
 
     @classmethod
-    def arrive(cls, run: Pass, *placed: Any) -> PlannedLayer:
-        """Build the layer where it was sent to."""
-        return cls(Placed(*placed), run)
+    def arrive(cls, said: bytes, *placed: Any) -> PlannedLayer:
+        """Build the layer where it was sent to, with the pass that was asked for."""
+        return cls(Placed(*placed), pass_from(said))
 
     def opened(self) -> MaterializedLayer:
         """The tasks, not planned, for a pass that plans a larger graph."""
