@@ -25,7 +25,10 @@ PACKAGE = "dask/dataframe/dask_expr"
 SUITE = (f"{PACKAGE}/tests", f"{PACKAGE}/io/tests")
 
 #: Their tests start clusters of their own, and end all others: they have a process to themselves.
-OWN_CLUSTERS = tuple(f"{part}/test_distributed.py" for part in SUITE)
+OWN_CLUSTERS = (
+    *(f"{part}/test_distributed.py" for part in SUITE),
+    f"{PACKAGE}/tests/test_diagnostics.py",
+)
 
 #: Exit codes of pytest after which its results can be believed: all passed, some failed.
 FINISHED = (0, 1)
