@@ -337,7 +337,9 @@ def _forward(inputs: Sequence[int], counts: Sequence[int], bases: Sequence[State
     colour_of = colours.__getitem__
     following = iter(inputs)
     for state, count in zip(bases, counts):
-        if count > WIDE:
+        if count == 1:  # the usual case, without a loop
+            state = state[colour_of(next(following))]
+        elif count > WIDE:
             state = state.grown(
                 frozenset(Counter(map(colour_of, islice(following, count))).items())
             )
@@ -358,7 +360,10 @@ def _backward(
     following = reversed(inputs)
     for count in reversed(counts):
         task -= 1
-        if count:
+        if count == 1:
+            source = next(following)
+            classes[source] = classes[source][classes[task].seen]
+        elif count:
             seen = classes[task].seen
             for source in islice(following, count):
                 classes[source] = classes[source][seen]

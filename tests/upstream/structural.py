@@ -114,6 +114,16 @@ STRUCTURAL = (
         ),
     ),
     Structural(
+        "The marker of what was persisted has a task of its own for each partition",
+        r"assert \d+ == \(2 \* \d+\)",
+        ("test_collection.py::test_persist", "test_datasets.py::test_persist"),
+    ),
+    Structural(
+        "The graph takes along the code that places it, which the scheduler does not have",
+        r"assert \d+ <= 10000",
+        ("test_distributed.py::test_pickle_size*",),
+    ),
+    Structural(
         "Inside propagate_pools() shuffles are made of tasks, where the test counts those on disk "
         "or has fewer tasks",
         r"assert 0 == \d|assert 40 <= 30|list index out of range",
