@@ -12,7 +12,9 @@ import clusters
 import dask
 import dask.array as da
 import dask.bag as db
+import dask.dataframe as dd
 import numpy as np
+import pandas as pd
 import pytest
 from dask import delayed
 from distributed import Client, LocalCluster, futures_of, wait
@@ -142,6 +144,18 @@ def test_persisted_data_of_a_pool_from_the_environment(ran_on: Ran) -> None:
         x = make("array").persist()
         wait(x)
     assert ran_on((x + 1).sum().compute) == {"environment"}
+
+
+def test_frames_in_pools_of_all_spellings(ran_on: Ran) -> None:
+    """Frames stay in a pool whose workers spell its name in another way, and meet others."""
+    frame = pd.DataFrame({"key": range(40), "value": 1.0})
+    with pool("AP-south-1"):
+        left = dd.from_pandas(frame, npartitions=4)
+    with pool("eu-west"):
+        right = dd.from_pandas(frame.rename(columns={"value": "other"}), npartitions=4)
+    assert ran_on((left.value + 1).sum().compute) == {"environment"}
+    assert ran_on((left.value + right.other).sum().compute) == {"environment", "command-line"}
+    assert ran_on(left.merge(right, on="key").compute) == {"environment", "command-line"}
 
 
 # --- similar names
