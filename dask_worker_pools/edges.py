@@ -257,18 +257,20 @@ class _Reader:
             chunk.slots = chunk.inputs = NONE
         counts = [*repeat(0, len(outside)), *chain.from_iterable(c.counts for c in chunks)]
         # An array of the standard library is quicker to walk than one of NumPy.
-        return Edges(chunks, outside, array("q", inputs.tobytes()), counts)
+        return Edges(chunks, outside, array("i", inputs.tobytes()), counts)
 
 
 def _joined(parts: Iterable[Numbers]) -> Numbers:
     return np.concatenate([NONE, *parts])
 
 
-def _input_numbers(first: Numbers, chunks: Collection[Chunk], slots: int) -> tuple[Numbers, bool]:
+def _input_numbers(
+    first: Numbers, chunks: Collection[Chunk], slots: int
+) -> tuple[npt.NDArray[np.int32], bool]:
     """Number the tasks as the chunks come; say whether each task comes after its inputs."""
-    number = np.empty(slots, np.int64)
+    number = np.empty(slots, np.int32)
     order = _joined((first, *(chunk.slots for chunk in chunks)))
-    number[order] = np.arange(len(order))
+    number[order] = np.arange(len(order), dtype=np.int32)
     del order
     inputs = number[_joined(chunk.inputs for chunk in chunks)]
     is_sorted, done, task = True, 0, len(first)

@@ -10,7 +10,7 @@ import gzip
 import json
 import pickle
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
 from statistics import mean
@@ -234,6 +234,31 @@ def test_ties_are_dealt_out_by_workers(
     placed = place(graph, pins, sizes, capacity=capacity, balance=0.01)
     assert sums(placed)["A"] == blocks * share
     assert least <= traffic(graph, placed, sizes) <= 1.01 * least
+
+
+def test_sizes_that_all_differ_are_dealt_out() -> None:
+    """Load is shared evenly among many tasks of which no two are alike in size."""
+    graph: Graph = {}
+    pins: dict[str, str] = {}
+    sizes: dict[str, float] = {}
+    for number in range(40_000):
+        a, b, c = (f"{name}-{number}" for name in "abc")
+        graph |= {a: [], b: [], c: [a, b]}
+        pins |= {a: "A", b: "B"}
+        sizes |= dict.fromkeys((a, b, c), 1000 + number)
+    placed = place(graph, pins, sizes, balance=0.01)
+    load: defaultdict[str | None, float] = defaultdict(float)
+    for key, where in placed.items():
+        load[where] += sizes[key]
+    assert load["A"] == pytest.approx(load["B"], rel=1e-3)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.01])
+def test_sizes_may_be_as_small_as_numbers_are(balance: float) -> None:
+    """The least float is a size like any other, beside a large one too."""
+    graph: Graph = {"a": [], "b": [], "sum": ["a", "b"]}
+    placed = place(graph, {"a": "A", "b": "B"}, {"a": 5e-324, "b": 1e18}, balance=balance)
+    assert placed["sum"] == "B"
 
 
 def test_without_balance_ties_stay_together() -> None:

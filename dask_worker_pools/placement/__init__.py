@@ -20,8 +20,9 @@ The method, one idea a module:
 4. Where the choice does not matter, outputs cross as late as they can (`kinds`); where it matters
    little, load decides (`balance`).
 
-Pools are told apart by name where nothing else does it. For the rest the answer depends on the
-graph only: not on the names of keys, nor on any order of dictionaries.
+Pools are told apart by name where nothing else does it. For the rest traffic and load depend on the
+graph only: not on the names of keys, nor on any order of dictionaries, which decides at most which
+of several tasks that are equally well placed goes where.
 
 >>> graph = {"a": [], "b": [], "sum": ["a", "b"], "scale": [], "out": ["sum", "scale"]}
 >>> pins = {"a": "eu", "b": "us"}

@@ -127,7 +127,7 @@ class Graph:
     def made(self, placed: Numbers, pools: int) -> list[int]:
         """Bytes produced in each pool."""
         sizes = len(self.whole)
-        many = np.bincount(placed * sizes + self.size)
+        many = np.bincount(placed.astype(np.int64) * sizes + self.size)
         made = [0] * pools
         for place in np.flatnonzero(many[: pools * sizes]).tolist():
             label, size = divmod(place, sizes)
@@ -244,7 +244,7 @@ def _alike_blocks(
     """Group blocks that move the same bytes between the same pools, by what they move."""
     movers = np.flatnonzero(old != new)
     labels, sizes = int(max(old.max(), new.max())) + 1, len(graph.whole)
-    way = (old[movers] * labels + new[movers]) * sizes + graph.size[movers]
+    way = (old[movers].astype(np.int64) * labels + new[movers]) * sizes + graph.size[movers]
     ways, way = np.unique(way, return_inverse=True)
     shift = [
         ((way // sizes // labels, way // sizes % labels), graph.whole[way % sizes])
@@ -252,7 +252,7 @@ def _alike_blocks(
     ]
 
     # How often each block goes each way, block by block.
-    pairs, many = np.unique(block[movers] * len(ways) + way, return_counts=True)
+    pairs, many = np.unique(block[movers].astype(np.int64) * len(ways) + way, return_counts=True)
     which = pairs // len(ways)
     counted = np.stack([pairs % len(ways), many], axis=1)
     starts = np.flatnonzero(np.diff(which, prepend=-1))

@@ -66,16 +66,19 @@ def walk(source: Numbers, user: Numbers, kind: Numbers) -> Numbers:
     """
     tasks = len(kind)
     # Above the ends stands one more, the first of all.
+    place = np.zeros(tasks + 1, np.int32)
+    place[np.argsort(kind, kind="stable")] = np.arange(1, tasks + 1, dtype=np.int32)
+    del kind  # before more memory is taken
     above = np.full(tasks + 1, tasks, np.int32)
     above[source] = user
-    place = np.zeros(tasks + 1, np.int32)
-    place[np.argsort(kind, kind="stable")] = np.arange(1, tasks + 1)
     # A place tells paths of some length apart, down to a task; two of them make one twice as long.
     while True:
         path = place[above].astype(np.int64)
         path *= tasks + 1
         path += place
-        place[np.argsort(path)] = np.arange(tasks + 1, dtype=np.int32)
+        order = np.argsort(path)
+        del path
+        place[order] = np.arange(tasks + 1, dtype=np.int32)
         if (above == tasks).all():
             return place[:tasks] - 1
         above = above[above]

@@ -49,7 +49,7 @@ class Kinds:
 
     def whole(self, size: float) -> int:
         """Return a size in the unit of `weight`."""
-        return int(size * self.unit)
+        return _whole(size, self.unit)
 
     @classmethod
     def of_graph(
@@ -111,8 +111,14 @@ def _weights(of: Sequence[int], sizes: Sequence[float], kinds: int) -> tuple[lis
     unit = max((float(size).as_integer_ratio()[1] for size in set(sizes)), default=1)
     weights = [0] * kinds
     for (kind, size), count in Counter(zip(of, sizes)).items():
-        weights[kind] += count * int(size * unit)
+        weights[kind] += count * _whole(size, unit)
     return weights, unit
+
+
+def _whole(size: float, unit: int) -> int:
+    """Return a size in units of 1 / `unit`, however small it is."""
+    numerator, denominator = float(size).as_integer_ratio()
+    return numerator * (unit // denominator)
 
 
 def crossing_late(kinds: Kinds, pools: Pools) -> Kinds:
