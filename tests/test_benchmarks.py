@@ -25,11 +25,8 @@ from benchmarks import rule2022
 from benchmarks.compare import main as compare_main
 from benchmarks.contenders import annotated, contenders, mixes
 from benchmarks.graphs import NotSupported, are_frames, measured, whole_graph
-from benchmarks.history import Planning
 from benchmarks.measure import run_once
 from benchmarks.oracle import least_traffic, shrink
-from benchmarks.planning import SHAPES
-from benchmarks.planning import measure as measure_planning
 from benchmarks.race import Question, race
 from benchmarks.report import Case as Seen
 from benchmarks.report import amount, replace_blocks, table, verdicts, write
@@ -380,26 +377,3 @@ def test_what_cannot_be_compared_is_refused(my_module: str, target: str, message
     result = CliRunner().invoke(compare_main, [target])
     assert result.exit_code == 2
     assert message in result.output.replace("\n", " ")
-
-
-# --- Cost of planning -------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore:Increasing number of chunks")  # they are to be many
-@pytest.mark.parametrize("shape", SHAPES)
-def test_planning_is_compared_with_dask_on_the_same_graph(shape: str) -> None:
-    """All parts of planning take time, and none of what is tracked is free or without bounds."""
-    cost = measure_planning(shape, pools=2, tasks=500)
-    assert cost.tasks > 100
-    assert min(cost.dask, cost.read, cost.sizes, cost.place) > 0
-    tracked = Planning()
-    assert tracked.track_time(shape, 500, 2) > 0
-    assert 0 < tracked.track_memory(shape, 500, 2) < 100
-    assert tracked.track_whole_pass(shape, 500, 2) > 0
-
-
-@pytest.mark.filterwarnings("ignore:Increasing number of chunks")  # they are to be many
-@pytest.mark.parametrize("shape", SHAPES)
-def test_pools_leave_hardly_more_tasks_than_dask(shape: str) -> None:
-    """Fusion pool by pool leaves as many tasks as fusion without pools, or a third more."""
-    assert 0 < Planning().track_tasks(shape, 2000, 2) < 4 / 3
