@@ -184,11 +184,11 @@ class _Reader:
         blocks = np.flatnonzero(wanted)
         if not len(blocks):
             return
-        state[blocks] = READ
         if not _arithmetic(layer, self.slots.grids):
             keys: set[Key] = {*block_keys(layer.output, blocks, shape)}
             yield self._listed(name, _culled(layer, keys), {})
             return
+        state[blocks] = READ
         inputs = self._block_inputs(layer, block_indices(blocks, shape), len(blocks))
         self.slots.want(inputs[inputs < len(self.slots.state)])
         counts = [inputs.shape[1]] * len(blocks)

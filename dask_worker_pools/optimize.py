@@ -318,7 +318,7 @@ def _write(
 def _own_annotations(
     own: Annotations, pool: str | None, resources: Mapping[str, str], planned: bool, override: bool
 ) -> Annotations:
-    if pool and pool != NOWHERE:
+    if pool:
         return with_pool(own, resources[pool], planned)
     blocked = pool == NOWHERE
     return without_surrounding_pool(own, blocked) if blocked or override else own

@@ -9,6 +9,7 @@ from dask.delayed import Delayed
 from dask.typing import Key
 
 from dask_worker_pools.annotations import Annotations, annotations_by_key
+from dask_worker_pools.edges import toposort
 from dask_worker_pools.expr.markers import Marker, bare
 from dask_worker_pools.expr.places import LIVE, Place, place_in
 from dask_worker_pools.expr.planned import Placed, walk
@@ -55,7 +56,9 @@ def _grown(plain: Iterable[Any], found: dict[str, set[Place]]) -> dict[str, Plac
     What two places use, and was not said to be in either, is left to the planner.
     """
     places: dict[str, Place] = {}
-    for expr in reversed(_inputs_last(plain)):
+    exprs = {expr._name: expr for expr in walk(plain)}
+    needs = {name: [one._name for one in expr.dependencies()] for name, expr in exprs.items()}
+    for expr in map(exprs.__getitem__, toposort(needs)):
         said = found[expr._name]
         place = next(iter(said)) if len(said) == 1 else None
         if place is None and len(said) == 1:
@@ -65,20 +68,6 @@ def _grown(plain: Iterable[Any], found: dict[str, set[Place]]) -> dict[str, Plac
         if place is not None and place is not LIVE:
             places[expr._name] = place
     return places
-
-
-def _inputs_last(exprs: Iterable[Any]) -> list[Any]:
-    """Each expression once, before its inputs."""
-    order: dict[str, Any] = {}
-    stack = [(expr, False) for expr in exprs]
-    while stack:
-        expr, done = stack.pop()
-        if done:
-            order.setdefault(expr._name, expr)
-        elif expr._name not in order:
-            stack.append((expr, True))
-            stack.extend((one, False) for one in expr.dependencies())
-    return list(reversed(order.values()))
 
 
 def _sizes(plain: Iterable[Any], places: dict[str, Place]) -> dict[str, float]:
