@@ -21,3 +21,12 @@ def client(pool_cluster: clusters.PoolCluster) -> Iterator[Client]:
     """A client of `pool_cluster`, and the default one."""
     with Client(pool_cluster.address) as client:
         yield client
+
+
+@pytest.fixture
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test no task waits on the scheduler."""
+    yield
+    if "client" in request.fixturenames:
+        client: Client = request.getfixturevalue("client")
+        clusters.wait_until(lambda: not clusters.stuck(client))

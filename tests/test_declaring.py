@@ -47,13 +47,7 @@ def pool_cluster() -> Iterator[clusters.PoolCluster]:
         yield cluster
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test no task waits on the scheduler."""
-    yield
-    if "client" in request.fixturenames:
-        client: Client = request.getfixturevalue("client")
-        clusters.wait_until(lambda: not clusters.stuck(client))
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def make(kind: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,7 @@ Where = dict[Any, set[str | None]]
 MIXED = "ignore:Computing mixed collections:UserWarning"
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test no task waits on the scheduler."""
-    yield
-    if "client" in request.fixturenames:
-        client: Client = request.getfixturevalue("client")
-        clusters.wait_until(lambda: not clusters.stuck(client))
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def orders(where: str | None = "A") -> Any:

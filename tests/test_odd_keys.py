@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -39,13 +39,7 @@ KEYS: dict[str, Any] = {
 A, B = ({"resources": {f"pool-{name}": 0}} for name in "AB")
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test no task waits on the scheduler."""
-    yield
-    if "client" in request.fixturenames:
-        client: Client = request.getfixturevalue("client")
-        clusters.wait_until(lambda: not clusters.stuck(client))
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def by_hand(key: Any, legacy: bool) -> tuple[Delayed, list[Key], list[Key]]:

@@ -10,7 +10,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -80,13 +80,7 @@ def trace(client: Client) -> Trace:
     return Trace(client)
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test no task waits on the scheduler."""
-    yield
-    if "client" in request.fixturenames:
-        client: Client = request.getfixturevalue("client")
-        clusters.wait_until(lambda: not clusters.stuck(client))
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 # --- collections

@@ -7,7 +7,7 @@ it, then the same computation inside `propagate_pools`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -38,11 +38,7 @@ def gpu_worker(pool_cluster: clusters.PoolCluster) -> clusters.Worker:
     return pool_cluster.start_worker("A", name="A-gpu", resources={"GPU": 1})
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(client: Client) -> Iterator[None]:
-    """After each test no task waits on the scheduler."""
-    yield
-    clusters.wait_until(lambda: not clusters.stuck(client))
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 class Steps:

@@ -69,11 +69,7 @@ def pool_cluster() -> Iterator[clusters.PoolCluster]:
         yield cluster
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(client: Client) -> Iterator[None]:
-    """After each test no task waits on the scheduler."""
-    yield
-    clusters.wait_until(lambda: not clusters.stuck(client))
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def opened() -> tuple[xr.DataArray, xr.DataArray]:
