@@ -162,11 +162,11 @@ def _end(pids: list[int]) -> None:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sign)
-        if wait_until(lambda: not any(map(_alive, pids)), GRACE):
+        if wait_until(lambda: not any(map(alive, pids)), GRACE):
             return
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     """Whether a process runs; one that has ended, and only waits to be asked how, does not."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
