@@ -65,8 +65,9 @@ class propagate_pools:
         join later, and ``"warn"`` does too and says so.
     balance : float, optional
         How much more traffic between pools to accept for a lower load, as a part of the least
-        traffic. Among the placements within it, that with the least bytes produced per thread in
-        the busiest pool is chosen. 0 asks for the least traffic alone.
+        traffic. Among the placements within it, one with few bytes produced per thread in the
+        busiest pool is chosen; each per cent of traffic spent on that lowers them by a per cent at
+        least. 0 asks for the least traffic alone, whatever the load.
     link_cost : mapping or callable, optional
         What a byte costs from one pool to another, in any unit: ``{("eu", "us"): 0.02}``, where
         pairs that are not named cost 1, or a function of the two names.

@@ -77,7 +77,7 @@ def cases(draw: st.DrawFn, pools: str) -> Case:
     )
 
 
-def answer(case: Case) -> dict[int, str | None]:
+def answer(case: Case, balance: float = 0.0) -> dict[int, str | None]:
     """Place a case."""
     return place(
         case.graph,
@@ -87,6 +87,7 @@ def answer(case: Case) -> dict[int, str | None]:
         blocked=case.blocked,
         link_cost=case.link_cost,
         capacity=case.capacity,
+        balance=balance,
     )
 
 
@@ -259,6 +260,58 @@ def test_sizes_may_be_as_small_as_numbers_are(balance: float) -> None:
     graph: Graph = {"a": [], "b": [], "sum": ["a", "b"]}
     placed = place(graph, {"a": "A", "b": "B"}, {"a": 5e-324, "b": 1e18}, balance=balance)
     assert placed["sum"] == "B"
+
+
+@pytest.mark.parametrize("pools", ["AB", "ABC"])
+def test_traffic_is_spent_only_where_it_lowers_the_load(pools: str) -> None:
+    """Each per cent of traffic buys a per cent of the largest load; nothing gets hotter."""
+    spent = []
+
+    @exhaustively
+    @given(cases(pools))
+    def check(case: Case) -> None:
+        case = replace(case, allowed={})
+
+        def judged(balance: float) -> tuple[float, float]:
+            placed = answer(case, balance)
+            made: defaultdict[str | None, float] = defaultdict(float)
+            for key, pool in placed.items():
+                made[pool] += case.sizes[key]
+            cost = traffic(
+                case.graph,
+                placed,
+                case.sizes,
+                blocked=case.blocked,
+                link_cost=case.link_cost,
+                capacity=case.capacity,
+            )
+            return cost, max(made[pool] / case.capacity[pool] for pool in pools)
+
+        (least, hot), (cost, after) = judged(0.0), judged(0.3)
+        assert after <= hot
+        assert cost <= 1.3 * least + 1e-9
+        assert (cost - least) * hot <= (hot - after) * least + 1e-6
+        spent.append(cost > least)
+
+    check()
+    assert any(spent)
+
+
+def test_equal_ways_are_dealt_out_for_nothing() -> None:
+    """What is made of one side alone stays there, when what is made of both could be on either.
+
+    u[A] 4M --> u² 4M --> end 1k
+      '-------> uv 4M --> end 1k
+    v[B] 4M --'
+      '-------> v² 4M --> end 1k
+    """
+    graph: Graph = {name: [] for name in "uv"}
+    graph |= {"uu": ["u"], "uv": ["u", "v"], "vv": ["v"]}
+    graph |= {f"end-{name}": [name] for name in ("uu", "uv", "vv")}
+    sizes = {key: 1000.0 if "end" in key else 4e6 for key in graph}
+    placed = place(graph, {"u": "A", "v": "B"}, sizes, balance=0.01)
+    assert (placed["uu"], placed["vv"]) == ("A", "B")
+    assert traffic(graph, placed, sizes) == 4e6
 
 
 def test_without_balance_ties_stay_together() -> None:

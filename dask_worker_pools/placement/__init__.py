@@ -112,7 +112,8 @@ def place(
         Workers of each pool, by default 1. A pool with none receives only what is pinned to it.
     balance : float
         How much more traffic, as a fraction of the least, to accept for a lower load: the most
-        bytes that any pool produces per worker.
+        bytes that any pool produces per worker. Traffic is spent only where it lowers the load by
+        as large a fraction.
 
     Returns
     -------

@@ -1,16 +1,20 @@
 """Spread the load where traffic hardly minds.
 
 The load of a pool is the bytes that its tasks produce per worker. Among the placements within a
-fraction ε of the least traffic T, the one with the smallest largest load is sought:
+fraction ε of the least traffic T, one with a small largest load is sought:
 
 1. *Price*. Let the hottest pool charge ε·T for all the bytes that it produces, and label anew.
    Staying would cost T + ε·T, so whatever is cheaper now has a traffic of (1 + ε)·T at most.
 2. *Mix*. Between the old placement and the new one lie the mixtures. Tasks that differ are joined
    to blocks along the outputs they share. A block can go either way on its own: the old placement
    is the cheapest, so moving a block never gains, and all of them together cost ε·T at most. Small
-   outputs need not join blocks, as long as they sum up to no more than another ε·T.
+   outputs need not join blocks.
 3. *Share out*. Blocks that weigh the same are interchangeable: only how many of them move matters,
    and the largest load is a convex function of that number.
+
+First ε is next to nothing, which shares out what can be had in either way at the same cost. Then it
+is what one would accept; but traffic is spent only where it buys as many per cent of the largest
+load as it costs.
 
 The price is one step of the multiplicative weights method: S. Arora, E. Hazan, S. Kale, "The
 multiplicative weights update method", Theory of Computing 8 (2012).
@@ -19,8 +23,8 @@ multiplicative weights update method", Theory of Computing 8 (2012).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby, pairwise
 from math import lcm
@@ -30,8 +34,9 @@ import numpy as np
 
 from dask_worker_pools.placement.blocks import Flags, Numbers, blocks_of, walk
 from dask_worker_pools.placement.cuts import solve
-from dask_worker_pools.placement.kinds import Kernel, Kinds, canonical
+from dask_worker_pools.placement.kinds import FREE, Kernel, Kinds, canonical
 from dask_worker_pools.placement.nets import Problem
+from dask_worker_pools.placement.problem import Pools
 
 __all__ = ["balanced"]
 
@@ -40,6 +45,15 @@ Shifts: TypeAlias = tuple[tuple[tuple[int, int], int], ...]
 
 #: rounds of the three steps, where there are more than two pools
 ROUNDS = 3
+
+#: placements whose traffic differs by a smaller part count as equal
+TIE = Fraction(1, 10**12)
+
+#: no more traffic is spent on a largest load that exceeds the mean by a smaller part
+EVEN = Fraction(1, 100)
+
+#: how many times its margin all that is called small may weigh: most of it will not be cut
+HOPE = 4
 
 
 def balanced(
@@ -75,29 +89,50 @@ def balanced(
         Label of each task.
     """
     pools = kernel.pools.options(kernel.pools.open)
-    least = kernel.problem(work).price(solution, range(len(solution)))
-    if len(pools) < 2 or not least:
+    if len(pools) < 2:
         return placed
+    state = State.of(placed, Graph.of(kernel.kinds, inputs, counts, sizes), kernel.pools)
+    least = state.traffic
+    if not least:
+        return placed
+    parts = sorted({min(TIE, Fraction(balance)), Fraction(balance)})
     rounds = 1 if len(pools) == 2 else ROUNDS
-    margin = least * Fraction(balance) / (2 * rounds)
-    graph = Graph.of(kernel.kinds, inputs, counts, sizes)
-    rate = _rates(kernel.pools.capacity)
-    best = np.array(placed, np.int32)
-    first = made = graph.made(best, len(rate))
-    charged: list[int] = []
-    for _ in range(rounds):
-        hot = max(set(pools).difference(charged), key=lambda pool: (made[pool] * rate[pool], pool))
-        charged.append(hot)
-        if not any(label == hot for label in solution):
-            continue
-        fees = {pool: margin / len(charged) / first[pool] for pool in charged if first[pool]}
-        labels = kernel.by_kind(_priced(kernel, solution, fees, work / rounds))
-        other = np.array(labels, np.int32)[graph.kind]
-        mixed = _mixed(best, other, graph, kernel, margin, rate, made)
-        if not _within(mixed, kernel, least * (1 + Fraction(balance))):
-            break
-        best, made = mixed, graph.made(mixed, len(rate))
-    return cast("list[int]", best.tolist())
+    for part in parts:
+        margin = least * part / (2 * rounds)
+        charged: list[int] = []
+        first = state.made
+        for _ in range(rounds):
+            if part > TIE and state.even:
+                break
+            charged.append(state.hottest(set(pools).difference(charged)))
+            if not state.can_leave(charged[-1]):
+                continue
+            fees = {pool: margin / len(charged) / first[pool] for pool in charged if first[pool]}
+            labels = kernel.by_kind(_priced(kernel, solution, fees, work / rounds / len(parts)))
+            state = _lowered(state, labels, kernel, margin, least, part)
+    return cast("list[int]", state.placed.tolist())
+
+
+def _lowered(
+    state: State, labels: list[int], kernel: Kernel, margin: Fraction, least: int, part: Fraction
+) -> State:
+    """Go towards other labels of the kinds, as far as that lowers the largest load and is worth it.
+
+    What counts as small decides how far one can go. At first it is hopefully much.
+    """
+    graph = state.graph
+    other = np.array(labels, np.int32)[graph.kind]
+    moving = set(graph.kind[state.placed != other].tolist())
+    if not moving:
+        return state
+    hopeful, safe = (_light(kernel, moving, much) for much in (HOPE * margin, margin))
+    for light in [hopeful] if np.array_equal(hopeful, safe) else [hopeful, safe]:
+        after = state.moved(_mixed(state, other, light, kernel.kinds))
+        gain, price = state.largest - after.largest, after.traffic - state.traffic
+        worth = part <= TIE or gain * least >= price * state.largest
+        if gain >= 0 and worth and after.traffic <= least * (1 + part):
+            return after
+    return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +140,7 @@ class Graph:
     """Tasks and their outputs, as arrays, in half the memory of Python's own numbers."""
 
     kind: Numbers  #: of each task
+    free: Flags  #: tasks that are not fixed
     source: Numbers  #: one end of each edge
     user: Numbers  #: the other
     size: Numbers  #: which one of `whole` each output has
@@ -116,37 +152,92 @@ class Graph:
     ) -> Graph:
         """Take a graph as it is numbered for its kinds."""
         distinct, size = np.unique(np.array(sizes, np.float64), return_inverse=True)
+        kind = np.array(kinds.of, np.int32)
         return cls(
-            np.array(kinds.of, np.int32),
+            kind,
+            np.array([label == FREE for label in kinds.label], np.bool_)[kind],
             np.array(inputs, np.int32),
             np.repeat(np.arange(len(counts), dtype=np.int32), counts),
             size.astype(np.int32),
             [*map(kinds.whole, distinct.tolist())],
         )
 
-    def made(self, placed: Numbers, pools: int) -> list[int]:
-        """Bytes produced in each pool."""
-        sizes = len(self.whole)
-        many = np.bincount(placed.astype(np.int64) * sizes + self.size)
-        made = [0] * pools
-        for place in np.flatnonzero(many[: pools * sizes]).tolist():
-            label, size = divmod(place, sizes)
-            made[label] += int(many[place]) * self.whole[size]
-        return made
+    def judged(self, placed: Numbers, cost: Sequence[Sequence[int]]) -> tuple[list[int], int]:
+        """Bytes made under each label, and the cost of what crosses."""
+        labels = len(cost)
+        made = [0] * labels
+        for (label,), nbytes in self._summed(self.size, placed):
+            made[label] += nbytes
+
+        far = np.array([[bool(price) for price in row] for row in cost])
+        crosses = far[placed[self.source], placed[self.user]]
+        source, where = self.source[crosses], placed[self.user[crosses]]
+        # What several users under one label need crosses once.
+        source, where = np.divmod(np.unique(source.astype(np.int64) * labels + where), labels)
+        ways = self._summed(self.size[source], placed[source], where)
+        return made, sum(nbytes * cost[own][other] for (own, other), nbytes in ways)
+
+    def _summed(self, size: Numbers, *labels: Numbers) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Bytes of outputs with these sizes, by the labels that they have and by size."""
+        shape = (*(int(label.max(initial=0)) + 1 for label in labels), len(self.whole))
+        many = np.bincount(np.ravel_multi_index((*labels, size), shape))
+        for place in np.flatnonzero(many).tolist():
+            *which, number = map(int, np.unravel_index(place, shape))
+            yield tuple(which), int(many[place]) * self.whole[number]
+
+
+@dataclass(frozen=True)
+class State:
+    """A placement, and how it does."""
+
+    placed: Numbers  #: label of each task
+    graph: Graph
+    pools: Pools
+    rate: Sequence[int]  #: load of a byte in each pool
+    made: list[int]  #: bytes produced by label
+    traffic: int  #: what it costs
+
+    @classmethod
+    def of(cls, placed: Sequence[int], graph: Graph, pools: Pools) -> State:
+        """Judge a placement."""
+        rate = _rates(pools.capacity)
+        labels = np.array(placed, np.int32)
+        return cls(labels, graph, pools, rate, *graph.judged(labels, pools.cost))
+
+    def moved(self, placed: Numbers) -> State:
+        """Judge another one."""
+        made, traffic = self.graph.judged(placed, self.pools.cost)
+        return replace(self, placed=placed, made=made, traffic=traffic)
+
+    def load(self, pool: int) -> int:
+        """Bytes produced in a pool per worker, in the unit of `rate`."""
+        return self.made[pool] * self.rate[pool]
+
+    @property
+    def largest(self) -> int:
+        """The load of the hottest pool."""
+        return max(map(self.load, range(len(self.rate))))
+
+    @property
+    def even(self) -> bool:
+        """Whether no pool has much more than the mean load."""
+        workers = [Fraction(1, each) for each in self.rate if each]
+        made = sum(much for much, each in zip(self.made, self.rate) if each)
+        return self.largest * sum(workers) <= made * (1 + EVEN)
+
+    def can_leave(self, pool: int) -> bool:
+        """Whether there is anything in a pool that does not have to be there."""
+        return bool((self.placed[self.graph.free] == pool).any())
+
+    def hottest(self, pools: Iterable[int]) -> int:
+        """Which of some pools has the largest load."""
+        return max(pools, key=lambda pool: (self.load(pool), pool))
 
 
 def _rates(capacity: Sequence[Fraction]) -> list[int]:
     """Load of a byte in each pool, in a unit that makes it whole; 0 where nothing can change."""
     unit = lcm(*(workers.numerator for workers in capacity if workers))
     return [int(unit / workers) if workers else 0 for workers in capacity]
-
-
-def _within(placed: Numbers, kernel: Kernel, limit: Fraction) -> bool:
-    """Whether traffic keeps to its limit, as far as that can be seen: if tasks are kinds."""
-    if len(kernel.kinds.label) < len(placed):
-        return True
-    labels = placed[kernel.nodes].tolist()
-    return kernel.problem(0).price(labels, range(len(labels))) <= limit
 
 
 def _priced(
@@ -180,50 +271,65 @@ def _made_at_home(kernel: Kernel, solution: Sequence[int]) -> list[int]:
         for node in net.consumers:
             makers[node].add(net.hub)
 
+    def bring(nodes: Sequence[int], home: int) -> None:
+        """Label nodes with `home`, if all of them may be there and if that costs no more."""
+        if any(home not in kernel.options[node] for node in nodes):
+            return
+        before, old = problem.price(labels, nodes), [labels[node] for node in nodes]
+        for node in nodes:
+            labels[node] = home
+        if problem.price(labels, nodes) > before:
+            for node, label in zip(nodes, old, strict=True):
+                labels[node] = label
+
     def label_of(maker: int) -> int:
         return labels[maker] if maker >= 0 else ~maker
 
+    # All that comes of one pool's pinned outputs goes together: its parts hold each other back.
+    for home, nodes in _natives(makers):
+        bring([node for node in nodes if labels[node] != home], home)
     for net in sorted(kernel.nets, key=lambda net: net.hub):
         home = label_of(net.hub)
         away: dict[int, list[int]] = defaultdict(list)
         for node in net.consumers:
-            if labels[node] != home:
+            if labels[node] != home and {home} == set(map(label_of, makers[node])):
                 away[labels[node]].append(node)
-        for label, nodes in away.items():
-            if not all(
-                home in kernel.options[node] and {home} == set(map(label_of, makers[node]))
-                for node in nodes
-            ):
-                continue
-            before = problem.price(labels, nodes)
-            for node in nodes:
-                labels[node] = home
-            if problem.price(labels, nodes) > before:
-                for node in nodes:
-                    labels[node] = label
+        for nodes in away.values():
+            bring(nodes, home)
     return labels
 
 
-def _mixed(
-    old: Numbers,
-    new: Numbers,
-    graph: Graph,
-    kernel: Kernel,
-    margin: Fraction,
-    rate: Sequence[int],
-    made: Sequence[int],
-) -> Numbers:
-    """Take `new` rather than `old` in as many blocks as is best for the largest load."""
+def _natives(makers: Sequence[Collection[int]]) -> Iterator[tuple[int, list[int]]]:
+    """Groups of nodes that are made, directly or not, of pinned outputs of one pool alone."""
+    home: list[int] = []
+    one, other = [], []
+    for node, mine in enumerate(makers):
+        # Kinds that are not exact may use each other; then neither is known when it is needed.
+        homes = {~maker if maker < 0 else home[maker] if maker < node else -1 for maker in mine}
+        home.append(homes.pop() if len(homes) == 1 else -1)
+        if home[node] >= 0:
+            near = [maker for maker in mine if maker >= 0]  # which are of the same home
+            one += [node] * len(near)
+            other += near
+    groups: dict[int, list[int]] = defaultdict(list)
+    block = blocks_of(len(makers), np.array(one, np.int32), np.array(other, np.int32))
+    for node, first in enumerate(block.tolist()):
+        if home[node] >= 0:
+            groups[first].append(node)
+    for nodes in groups.values():
+        yield home[nodes[0]], nodes
+
+
+def _mixed(state: State, new: Numbers, light: Flags, kinds: Kinds) -> Numbers:
+    """Take `new` rather than the old labels in as many blocks as is best for the largest load."""
+    old, graph, rate = state.placed, state.graph, state.rate
     moving = old != new
-    if not moving.any():
-        return old
-    light = _light(kernel, set(graph.kind[moving].tolist()), margin)
     # What does not move itself still ties its consumers together.
     tied = moving[graph.user] & ~light[graph.kind[graph.source]]
     block = blocks_of(len(moving), graph.user[tied], graph.source[tied])
     alike = _alike_blocks(old, new, block, graph)
 
-    made = list(made)
+    made = state.made[: len(rate)]
     place: Numbers | None = None
     takes = np.zeros(len(moving), np.bool_)
     for shifts in sorted(alike, key=lambda shifts: (-sum(much for _, much in shifts), shifts)):
@@ -232,7 +338,7 @@ def _mixed(
         made = _shifted(made, shifts, many)
         if 0 < many < len(group):
             if place is None:
-                place = _first_places(block, moving, graph, kernel.kinds)
+                place = _first_places(block, moving, graph, kinds)
             group = group[np.argsort(place[group])]
         takes[group[:many]] = True
     return np.where(moving & takes[block], new, old)
