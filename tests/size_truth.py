@@ -1,6 +1,5 @@
 """Run a graph task by task and measure every output."""
 
-from collections.abc import Mapping
 from math import nan
 from typing import Any
 
@@ -10,8 +9,6 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
 from dask.typing import Key
 from dask.utils import ensure_dict
-
-ARRAYS = (np.ndarray, np.generic)
 
 
 def run_all(graph: HighLevelGraph) -> dict[Key, Any]:
@@ -32,13 +29,10 @@ def run_all(graph: HighLevelGraph) -> dict[Key, Any]:
 
 
 def true_nbytes(value: object) -> float:
-    """Bytes of an output; those of its arrays where it is a container of arrays."""
-    if isinstance(value, ARRAYS):
+    """Bytes of an output as a worker counts them; an array that repeats one element counts it all.
+
+    NaN for arrays of objects, of which Dask measures a sample.
+    """
+    if isinstance(value, np.ndarray):
         return nan if value.dtype.hasobject else value.nbytes
-    if isinstance(value, Mapping) and any(
-        isinstance(v, np.ndarray | np.generic) for v in value.values()
-    ):
-        return sum(map(true_nbytes, value.values()))
-    if isinstance(value, tuple | list) and any(isinstance(v, np.ndarray) for v in value):
-        return sum(map(true_nbytes, value))
     return float(sizeof(value))

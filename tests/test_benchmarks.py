@@ -355,7 +355,7 @@ def test_comparing_prints_the_plan_and_both_measures(my_module: str, local_clien
     address = local_client.scheduler_info()["address"]
     result = CliRunner().invoke(compare_main, [f"{my_module}:build", "--scheduler", address])
     assert result.exit_code == 0, result.output
-    assert "Between pools: 8 B in 1 transfer (A → B)" in result.output
+    assert "Between pools: 32 B in 1 transfer (A → B)" in result.output
     assert "this library" in result.output
     assert "plain Dask" in result.output
     assert "A→B" in result.output

@@ -161,7 +161,7 @@ def test_symbolic_layers_stay_symbolic() -> None:
 
 
 def test_plan_says_where_every_task_runs() -> None:
-    """The plan of the README's example has one transfer, of 8 bytes, from A to B."""
+    """The plan of the README's example has one transfer, of 32 bytes, from A to B."""
     with pool("A"):
         a = da.random.random((10, 10))
     with pool("B"):
@@ -170,9 +170,9 @@ def test_plan_says_where_every_task_runs() -> None:
     plan = plan_pools((a - 1).sum(), [run_in_b])
     assert plan.pools[(run_in_b.name, 0)] == "B"
     (transfer,) = plan.transfers
-    assert (transfer.source, transfer.target, transfer.nbytes) == ("A", "B", 8)
-    assert plan.bytes_by_link == {("A", "B"): 8}
-    assert plan.total_bytes == 8
+    assert (transfer.source, transfer.target, transfer.nbytes) == ("A", "B", 32)
+    assert plan.bytes_by_link == {("A", "B"): 32}
+    assert plan.total_bytes == 32
 
 
 def test_plan_takes_graphs() -> None:

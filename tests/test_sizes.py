@@ -18,6 +18,7 @@ from dask._task_spec import Alias, DataNode, List, Task, TaskRef
 from dask.blockwise import Blockwise
 from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.sizeof import sizeof
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -162,7 +163,8 @@ def test_reduction_is_not_overstated() -> None:
     chunk_layer = next(iter(x.mean().dask.dependencies[x.mean().name]))
     sizes = layer_sizes(x.mean().dask)[chunk_layer]
     assert sizes.source == "derived"
-    assert sizes.uniform == 2 * 4  # a count and a total
+    mean = {"n": np.zeros((1, 1), "f4"), "total": np.zeros((1, 1), "f4")}
+    assert sizes.uniform == sizeof(mean)
 
 
 def test_unknown_is_absent() -> None:
@@ -183,9 +185,22 @@ def test_zero_size_is_known() -> None:
 
 
 def test_single_number() -> None:
-    """An array without axes has the bytes of one element."""
+    """What has no axes is an object of NumPy's, which is more than its one element."""
     total = zeros().sum()
-    assert output_sizes(total.dask).nbytes[total.name,] == 4.0
+    assert output_sizes(total.dask).nbytes[total.name,] == sizeof(np.float32(0)) > 4
+
+
+def test_count_that_is_repeated() -> None:
+    """The count of a mean is one number, stored once; combined counts are an array."""
+    x = zeros((400, 1000), (100, 1000))
+    mean = x.mean(axis=0, split_every=2)
+    sizes = layer_sizes(mean.dask)
+    first = next(iter(mean.dask.dependencies[mean.name]))
+    while (before := next(iter(mean.dask.dependencies[first]))) != x.name:
+        first, combined = before, first
+    held = sizeof({"n": np.empty(0), "total": np.empty(0)})
+    assert sizes[first].uniform == held + 4 + 4000
+    assert sizes[combined].uniform == held + 4000 + 4000
 
 
 def test_finalize() -> None:

@@ -612,7 +612,7 @@ def test_readme_example(tmp_path: Path) -> None:
         b = da.random.random(10)
     plan = plan_pools((a - 1).sum(), b - a.mean())
     drawing = Drawing(draw(plan))
-    assert drawing.legend[0] == "Between pools: 8 B in 1 transfer"
+    assert drawing.legend[0] == "Between pools: 32 B in 1 transfer"
     assert re.fullmatch(r"A \d+ tasks B 2 tasks", drawing.legend[1])
     visualize_pools((a - 1).sum(), b - a.mean(), filename=tmp_path / "pools.png")
     assert (tmp_path / "pools.png").read_bytes().startswith(MAGIC["png"])

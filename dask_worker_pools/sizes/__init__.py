@@ -10,8 +10,9 @@ In order of trust, for each output:
 5. *rows*: of frames, rows × bytes of a row, as their expressions tell;
 6. *unknown*: none of these. An unknown size is absent, which is never the same as 0.
 
-An array counts the bytes of its elements, ``ndarray.nbytes``, also where a block repeats one
-element without storing it again (``da.ones`` before anything is done with it).
+Bytes are those that a worker counts, `dask.sizeof`. But an array counts all its elements, also
+where a block repeats one of them without storing it again (``da.ones`` before anything is done with
+it).
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping

@@ -95,7 +95,7 @@ class GraphBlocks:
         if isinstance(source, Blockwise):
             axes = tuple((1,) * source.dims[i] for i in source.output_indices)
             picked = source.output_blocks or None
-            return Grid(source.output, axes, np.dtype("u1"), "declared", picked)
+            return Grid(source.output, axes, np.dtype("u1"), "declared", picked=picked)
         if tasks := self.tasks(layer):
             return tasks.keys()
         return [key for grid in self.grids(layer) for key in grid.block_keys()] or source.keys()
@@ -147,7 +147,7 @@ class GraphBlocks:
         found = self._tell(node, grid.name)
         if not isinstance(found, Block) or found.shape != grid.shape(sample):
             raise Unknown("the blocks are not as annotated")
-        return replace(grid, dtype=found.dtype, source="derived")
+        return replace(grid, dtype=found.dtype, source="derived", extra=found.extra)
 
     def _regained(self, name: str) -> Grid:
         """Put single tasks together to a grid: those of a layer without annotations."""
@@ -169,9 +169,9 @@ class GraphBlocks:
             for axis, i, length in zip(axes, index, other.shape, strict=True):
                 axis[i] = length
         ordered = tuple(tuple(axis[i] for i in range(len(axis))) for axis in axes)
-        grid = Grid(name, ordered, block.dtype, source)
+        grid = Grid(name, ordered, block.dtype, source, block.extra)
         for index, other in blocks.items():
-            if (grid.shape((name, *index)), grid.dtype) != (other.shape, other.dtype):
+            if other != Block(grid.shape((name, *index)) or (), grid.dtype, grid.extra):
                 raise Unknown("the tasks do not form a grid")
         return grid if grid.count == len(blocks) else replace(grid, picked=frozenset(blocks))
 
@@ -185,9 +185,9 @@ class GraphBlocks:
         if annotated is not None and not misleading(
             layer.task.func, layer.task.kwargs, blockwise=True
         ):
-            return Grid(layer.output, chunks, dtype, "chunks", picked)
-        axes, dtype = self._measured(name, layer, chunks)
-        return Grid(layer.output, axes, dtype, "derived", picked)
+            return Grid(layer.output, chunks, dtype, "chunks", picked=picked)
+        axes, block = self._measured(name, layer, chunks)
+        return Grid(layer.output, axes, block.dtype, "derived", block.extra, picked)
 
     def _aligned_chunks(self, layer: Blockwise) -> tuple[tuple[int, ...], ...]:
         """Give the chunks of the inputs along each axis of the output."""
@@ -211,8 +211,8 @@ class GraphBlocks:
 
     def _measured(
         self, name: str, layer: Blockwise, chunks: tuple[tuple[int, ...], ...]
-    ) -> tuple[tuple[tuple[int, ...], ...], np.dtype[Any]]:
-        """Tell a Blockwise layer's blocks from its function, from a few of them.
+    ) -> tuple[tuple[tuple[int, ...], ...], Block]:
+        """Tell a Blockwise layer's blocks from its function: lengths by axis, and one of them.
 
         What a function makes of an axis follows from the length of the chunk there.
         """
@@ -230,7 +230,7 @@ class GraphBlocks:
             axes.append(_mapped(lengths, block.shape[i], length_at))
         if fixed_itemsize(block.dtype) is None:
             raise Unknown(f"elements of {block.dtype}")
-        return tuple(axes), block.dtype
+        return tuple(axes), block
 
     def _probe(self, name: str, layer: Blockwise, index: tuple[int, ...]) -> Block:
         """Tell one block of a Blockwise layer, writing out that one task of a copy."""
@@ -302,7 +302,7 @@ class GraphBlocks:
             for other in self._candidates(key, layer):
                 for grid in self._grids[other]:
                     if (shape := grid.shape(key)) is not None:
-                        return Block(shape, grid.dtype)
+                        return Block(shape, grid.dtype, grid.extra)
                 if key in self._tasks[other]:
                     if key not in self._told:
                         raise _Wanted(key, other)

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from dask.typing import Key
 
+from dask_worker_pools.sizes.measure import element_bytes
+
 __all__ = ["Axis", "Grid", "lengths_of"]
 
 #: Lengths along one axis by block index. Overlap pieces have fractional indices.
@@ -36,6 +38,7 @@ class Grid:
     axes: tuple[Axis, ...]  #: lengths by block index; NaN where unknown
     dtype: np.dtype[Any]  #: of one element; a structured one where an output is several arrays
     source: str  #: "chunks" or "derived"
+    extra: int = 0  #: bytes of each block besides its elements, as of `Block`
     picked: Set[tuple[float, ...]] | None = None  #: the blocks of a culled layer; None: all
 
     @property
@@ -55,7 +58,8 @@ class Grid:
         """Bytes of all blocks of known size."""
         if self.picked is not None:
             return sum(size for _, size in self.items())
-        return float(self.dtype.itemsize * prod(sum(_known(axis)) for axis in self.axes))
+        elements = prod(sum(_known(axis)) for axis in self.axes)
+        return element_bytes(elements, self.dtype, len(self.axes), self.extra * self.known)
 
     @property
     def uniform(self) -> float | None:
@@ -66,8 +70,7 @@ class Grid:
             if len(lengths) != 1:
                 return None
             shape.extend(lengths)
-        size = float(self.dtype.itemsize * prod(shape))
-        return None if isnan(size) else size
+        return self._of_shape(shape)
 
     def shape(self, key: Any) -> tuple[int, ...] | None:
         """Give the shape of a block by its key; None if the key is not one of this grid's."""
@@ -83,9 +86,10 @@ class Grid:
     def of(self, key: Any) -> float | None:
         """Give the bytes of a block by its key; None if unknown."""
         shape = self.shape(key)
-        if shape is None:
-            return None
-        size = float(self.dtype.itemsize * prod(shape))
+        return None if shape is None else self._of_shape(shape)
+
+    def _of_shape(self, shape: Sequence[int]) -> float | None:
+        size = element_bytes(prod(shape), self.dtype, len(shape), self.extra)
         return None if isnan(size) else size
 
     def block_keys(self) -> Iterator[Key]:
@@ -96,10 +100,10 @@ class Grid:
 
     def table(self) -> npt.NDArray[np.float64]:
         """Give the bytes of all blocks; NaN where unknown."""
-        table = np.array(float(self.dtype.itemsize))
+        table = np.array(element_bytes(1, self.dtype, len(self.axes)))
         for axis in self.axes:
             table = np.multiply.outer(table, np.array(lengths_of(axis), dtype=float))
-        return table
+        return table + self.extra
 
     def items(self) -> Iterable[tuple[Key, float]]:
         """Yield the key and bytes of each block of known size."""

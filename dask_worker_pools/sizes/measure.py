@@ -14,7 +14,7 @@ from typing import Any
 import dask.sizeof
 import numpy as np
 
-__all__ = ["Block", "Bytes", "Unknown", "fixed_itemsize", "nbytes"]
+__all__ = ["Block", "Bytes", "Unknown", "element_bytes", "fixed_itemsize", "nbytes"]
 
 
 class Unknown(Exception):
@@ -32,7 +32,8 @@ class Block:
     """
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any]  #: of one element; a structured one where an output is several arrays
+    extra: int = 0  #: bytes besides the elements: of what holds several arrays together
 
     @property
     def ndim(self) -> int:
@@ -50,6 +51,9 @@ class Bytes:
 #: Arrays, there or not.
 _ARRAYS = (Block, np.ndarray, np.generic)
 
+#: Bytes of a number of NumPy's beside the number itself.
+_NUMBER = getsizeof(np.float64()) - np.float64().nbytes
+
 #: Objects that hold nothing but what Python itself counts.
 _PLAIN: tuple[type, ...] = (
     *(Number, str, bytes, bytearray, memoryview, type(None), slice, range, np.dtype),
@@ -64,6 +68,11 @@ _XARRAY_HOLDS = ("array", "_data", "_variable", "_variables")
 
 #: So many items of a container are measured.
 _SAMPLES = 50
+
+
+def element_bytes(elements: float, dtype: np.dtype[Any], axes: int, extra: int = 0) -> float:
+    """Give the bytes of so many elements; what has no axes is no array, but an object of NumPy."""
+    return float(elements * dtype.itemsize + extra + (0 if axes else _NUMBER))
 
 
 def fixed_itemsize(dtype: Any) -> int | None:
@@ -86,8 +95,12 @@ def nbytes(value: object) -> float:
         If it cannot be told.
     """
     if isinstance(value, _ARRAYS):
-        itemsize = fixed_itemsize(value.dtype)
-        size = float(prod(value.shape) * (nan if itemsize is None else itemsize))
+        if fixed_itemsize(value.dtype) is None:
+            size = nan
+        elif isinstance(value, Block):
+            size = element_bytes(prod(value.shape), value.dtype, value.ndim, value.extra)
+        else:
+            size = float(value.nbytes)
         if isnan(size):
             raise Unknown(f"{value.dtype} with shape {value.shape}")
         return size

@@ -5,13 +5,14 @@ a `Block`. A rule may assume what Dask assumes when it calls the function: an ex
 that the call is of another kind, and its output unknown.
 
 A task that gives a dictionary of arrays of one shape (the steps of a mean or a variance) is told as
-one block with a structured dtype: its bytes are the same.
+one block with a structured dtype, and the bytes of the dictionary besides.
 """
 
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
 
+import dask.sizeof
 import numpy as np
 
 from dask_worker_pools.sizes.measure import Block, Unknown
@@ -77,9 +78,21 @@ def _reduction(result_dtype: Callable[[np.dtype[Any]], np.dtype[Any]]) -> Callab
     return rule
 
 
-def _mean_chunk(x: Any, *, axis: Any, keepdims: bool, dtype: Any = "f8", **_: Any) -> Block:
-    fields = np.dtype([("n", dtype), ("total", dtype)])
-    return Block(_reduce(as_block(x).shape, axis, keepdims), fields)
+def _together(names: str) -> int:
+    """Give the bytes of a dictionary of arrays besides those of the arrays."""
+    return int(dask.sizeof.sizeof(dict.fromkeys(names.split(), np.empty(0))))
+
+
+def _mean_chunk(
+    x: Any, *, axis: Any, keepdims: bool, dtype: Any = "f8", numel: Any = None, **_: Any
+) -> Block:
+    dtype, extra = np.dtype(dtype), _together("n total")
+    fields = [("total", dtype)]
+    if numel is None:  # all blocks have as many elements: one number, repeated without storing it
+        extra += dtype.itemsize
+    else:
+        fields.append(("n", dtype))
+    return Block(_reduce(as_block(x).shape, axis, keepdims), np.dtype(fields), extra)
 
 
 def _moment_chunk(
@@ -95,19 +108,21 @@ def _moment_chunk(
     x = as_block(x)
     total = x.dtype if implicit_complex_dtype else dtype
     fields = np.dtype([("total", total), ("n", "i8"), ("M", dtype, (order - 1,))])
-    return Block(_reduce(x.shape, axis, keepdims), fields)
+    return Block(_reduce(x.shape, axis, keepdims), fields, _together("total n M"))
 
 
 def _moment_combine(pairs: Any, *, axis: Any, order: int = 2, **_: Any) -> Block:
     x = _first(pairs)
     m = np.result_type(x.dtype["M"].base, np.int64)  # multiplied by the counts
     fields = np.dtype([("total", x.dtype["total"]), ("n", "i8"), ("M", m, (order - 1,))])
-    return Block(_reduce(x.shape, axis, True), fields)
+    return Block(_reduce(x.shape, axis, True), fields, x.extra)
 
 
 def _mean_combine(pairs: Any, *, axis: Any, keepdims: bool = True, **_: Any) -> Block:
     x = _first(pairs)
-    return Block(_reduce(x.shape, axis, keepdims), x.dtype)
+    total = x.dtype["total"]
+    fields = np.dtype([("n", total), ("total", total)])
+    return Block(_reduce(x.shape, axis, keepdims), fields, _together("n total"))
 
 
 def _aggregate(pairs: Any, *, axis: Any, keepdims: bool, dtype: Any = "f8", **_: Any) -> Block:

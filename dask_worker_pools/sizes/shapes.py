@@ -60,7 +60,7 @@ def infer(node: object, lookup: Callable[[Key], object]) -> object:
     --------
     >>> task = Task("y", np.sum, TaskRef("x"), axis=0, keepdims=True)
     >>> infer(task, {"x": Block((5, 7), np.dtype("int8"))}.__getitem__)
-    Block(shape=(1, 7), dtype=dtype('int64'))
+    Block(shape=(1, 7), dtype=dtype('int64'), extra=0)
     """
     if isinstance(node, TaskRef):
         return lookup(node.key)
