@@ -112,9 +112,9 @@ def opened(path: str) -> xr.Dataset:
 @workload(
     "Forecast mean minus observations",
     {
-        "12 MB and 0.3 MB": {"members": 8, "nlat": 180, "nlon": 360},
         "33 MB and 0.5 MB": {"members": 12, "nlat": 240, "nlon": 480},
         "75 MB and 0.8 MB": {"members": 16, "nlat": 312, "nlon": 624},
+        "311 MB and 1.6 MB": {"members": 32, "nlat": 450, "nlon": 900},
     },
 )
 def forecast(pool: PoolFunction, data: Path, members: int, nlat: int, nlon: int) -> list[Any]:
@@ -132,9 +132,9 @@ def forecast(pool: PoolFunction, data: Path, members: int, nlat: int, nlon: int)
 @workload(
     "Example of the README",
     {
-        "8 MB and 1 MB": {"n": 1024, "m": 2**17},
         "32 MB and 1 MB": {"n": 2048, "m": 2**17},
         "32 MB and 4 MB": {"n": 2048, "m": 2**19},
+        "302 MB and 16 MB": {"n": 6144, "m": 2**21},
     },
 )
 def readme(pool: PoolFunction, data: Path, n: int, m: int) -> list[Any]:
@@ -149,9 +149,9 @@ def readme(pool: PoolFunction, data: Path, n: int, m: int) -> list[Any]:
 @workload(
     "Anomaly from a climatology, its years in two sites",
     {
-        "4 years": {"years": 4, "nlat": 90, "nlon": 180},
         "8 years": {"years": 8, "nlat": 90, "nlon": 180},
         "4 years, 1°": {"years": 4, "nlat": 180, "nlon": 360},
+        "16 years, 1°": {"years": 16, "nlat": 180, "nlon": 360},
     },
 )
 def anomaly(pool: PoolFunction, data: Path, years: int, nlat: int, nlon: int) -> list[Any]:
@@ -177,6 +177,7 @@ def anomaly(pool: PoolFunction, data: Path, years: int, nlat: int, nlon: int) ->
         "16 MB in each": {"n": 2000, "m": 1000, "chunk": 500},
         "24 MB and 8 MB": {"n": 3000, "m": 1000, "chunk": 500, "other": 1000},
         "16 MB in each, small chunks": {"n": 2000, "m": 1000, "chunk": 250},
+        "64 MB in each": {"n": 4000, "m": 2000, "chunk": 500},
     },
 )
 def map_reduce(
@@ -195,9 +196,9 @@ def map_reduce(
 @workload(
     "Vorticity, u and v in two sites",
     {
-        "4 MB each": {"time": 4, "nlat": 360, "nlon": 720},
         "8 MB each": {"time": 8, "nlat": 360, "nlon": 720},
         "8 MB each, 1° and 32 times": {"time": 32, "nlat": 180, "nlon": 360},
+        "33 MB each": {"time": 32, "nlat": 360, "nlon": 720},
     },
     keep=True,
 )
@@ -214,27 +215,27 @@ def vorticity(pool: PoolFunction, data: Path, time: int, nlat: int, nlon: int) -
 @workload(
     "Shifted difference a[1:, 1:] - b[:-1, :-1]",
     {
-        "4 MB each": {"n": 700, "m": 700},
         "8 MB each": {"n": 1000, "m": 1000},
         "16 MB each": {"n": 2000, "m": 1000},
+        "32 MB each": {"n": 2000, "m": 2000},
     },
     keep=True,
 )
 def shifted(pool: PoolFunction, data: Path, n: int, m: int) -> list[Any]:
     rng = da.random.default_rng(0)
     with pool("A"):
-        a = rng.random((n, m), chunks=350 if n < 1000 else 500)
+        a = rng.random((n, m), chunks=500)
     with pool("B"):
-        b = rng.random((n, m), chunks=350 if n < 1000 else 500)
+        b = rng.random((n, m), chunks=500)
     return [a[1:, 1:] - b[:-1, :-1]]
 
 
 @workload(
     "Matrix product a @ b.T",
     {
-        "16 MB and 2 MB": {"n": 2000, "m": 250, "k": 1000},
         "8 MB each": {"n": 1000, "m": 1000, "k": 1000},
         "24 MB and 4 MB": {"n": 3000, "m": 500, "k": 1000},
+        "64 MB and 8 MB": {"n": 4000, "m": 500, "k": 2000},
     },
     keep=True,
 )
@@ -250,9 +251,9 @@ def matmul(pool: PoolFunction, data: Path, n: int, m: int, k: int) -> list[Any]:
 @workload(
     "Outer product, to be expanded after shipping",
     {
-        "8 MB": {"n": 1000, "m": 1000},
         "16 MB": {"n": 1000, "m": 2000},
         "32 MB": {"n": 2000, "m": 2000},
+        "72 MB": {"n": 3000, "m": 3000},
     },
 )
 def outer(pool: PoolFunction, data: Path, n: int, m: int) -> list[Any]:
@@ -268,9 +269,9 @@ def outer(pool: PoolFunction, data: Path, n: int, m: int) -> list[Any]:
 @workload(
     "Zonal mean, its mask elsewhere",
     {
-        "12 MB": {"time": 12, "nlat": 360, "nlon": 720},
         "31 MB": {"time": 30, "nlat": 360, "nlon": 720},
         "31 MB, 1° and 120 times": {"time": 120, "nlat": 180, "nlon": 360},
+        "124 MB": {"time": 120, "nlat": 360, "nlon": 720},
     },
 )
 def zonal_mean(pool: PoolFunction, data: Path, time: int, nlat: int, nlon: int) -> list[Any]:
@@ -286,9 +287,9 @@ def zonal_mean(pool: PoolFunction, data: Path, time: int, nlat: int, nlon: int) 
 @workload(
     "Quadratic means of u, v and u·v",
     {
-        "4 MB each": {"time": 16, "nlat": 180, "nlon": 360},
         "12 MB each": {"time": 48, "nlat": 180, "nlon": 360},
         "u of 2 levels, v of 1": {"time": 16, "nlat": 180, "nlon": 360, "levels": 2},
+        "25 MB each": {"time": 96, "nlat": 180, "nlon": 360},
     },
 )
 def quadratic(
@@ -306,9 +307,9 @@ def quadratic(
 @workload(
     "Five sites, the global mean taken off",
     {
-        "4 MB in each": {"n": 1000, "m": 500},
         "8 MB in each": {"n": 1000, "m": 1000},
         "4 MB in each, small chunks": {"n": 1000, "m": 500, "chunk": 125},
+        "32 MB in each": {"n": 4000, "m": 1000},
     },
     sites="ABCDE",
 )
@@ -325,9 +326,9 @@ def five_sites(pool: PoolFunction, data: Path, n: int, m: int, chunk: int = 250)
 @workload(
     "Rechunk and transpose",
     {
-        "4 MB each": {"n": 700, "m": 700},
         "8 MB each": {"n": 1000, "m": 1000},
         "16 MB each": {"n": 2000, "m": 1000},
+        "32 MB each": {"n": 2000, "m": 2000},
     },
     keep=True,
 )
@@ -364,9 +365,9 @@ def combine(summaries: list[Any]) -> Any:
 @workload(
     "Delayed pipeline",
     {
-        "8 files of 2 MB": {"files": 8, "n": 250},
         "8 files of 4 MB": {"files": 8, "n": 500},
         "8 files of 2 MB, sizes declared": {"files": 8, "n": 250, "declared": True},
+        "32 files of 4 MB": {"files": 32, "n": 500},
     },
 )
 def pipeline(
@@ -399,9 +400,9 @@ def words(lines: list[str]) -> list[str]:
 @workload(
     "Word count of a bag",
     {
-        "2 × 4 files of 2 000 lines": {"files": 4, "lines": 2000},
         "2 × 4 files of 8 000 lines": {"files": 4, "lines": 8000},
         "2 × 8 files of 4 000 lines": {"files": 8, "lines": 4000},
+        "2 × 32 files of 8 000 lines": {"files": 32, "lines": 8000},
     },
 )
 def word_count(pool: PoolFunction, data: Path, files: int, lines: int) -> list[Any]:
@@ -443,6 +444,7 @@ def parquet(
         "8 MB and 0.8 MB": {"rows": 62_500, "other": 25_000},
         "8 MB and 4 MB": {"rows": 62_500, "other": 125_000},
         "8 MB and 0.8 MB, from functions": {"rows": 62_500, "other": 25_000, "made": True},
+        "64 MB and 6.4 MB": {"rows": 500_000, "other": 200_000},
     },
     keep=True,
 )
@@ -465,35 +467,35 @@ def join(pool: PoolFunction, data: Path, rows: int, other: int, made: bool = Fal
 @workload(
     "Singular values of a tall matrix",
     {
-        "8 MB in each": {"n": 20_000, "k": 50},
         "16 MB in each": {"n": 40_000, "k": 50},
         "16 MB in each, wide": {"n": 20_000, "k": 100},
+        "64 MB in each": {"n": 160_000, "k": 50, "parts": 32},
     },
 )
-def singular_values(pool: PoolFunction, data: Path, n: int, k: int) -> list[Any]:
+def singular_values(pool: PoolFunction, data: Path, n: int, k: int, parts: int = 4) -> list[Any]:
     rng = da.random.default_rng(0)
     with pool("A"):
-        a = rng.random((n, k), chunks=(n // 4, k))
+        a = rng.random((n, k), chunks=(n // parts, k))
     with pool("B"):
-        b = rng.random((n, k), chunks=(n // 4, k))
+        b = rng.random((n, k), chunks=(n // parts, k))
     return [da.linalg.svd(da.concatenate([a, b]))[1]]
 
 
 @workload(
     "Least squares",
     {
-        "8 MB and 8 MB": {"n": 20_000, "k": 50},
         "16 MB and 16 MB": {"n": 40_000, "k": 50},
         "16 MB and 16 MB, wide": {"n": 20_000, "k": 100},
+        "64 MB and 64 MB": {"n": 160_000, "k": 50, "parts": 32},
     },
 )
-def least_squares(pool: PoolFunction, data: Path, n: int, k: int) -> list[Any]:
+def least_squares(pool: PoolFunction, data: Path, n: int, k: int, parts: int = 4) -> list[Any]:
     """Samples in two sites, what they are to explain in one of them."""
     rng = da.random.default_rng(0)
     with pool("A"):
-        a = rng.random((n, k), chunks=(n // 4, k))
+        a = rng.random((n, k), chunks=(n // parts, k))
     with pool("B"):
-        b = rng.random((n, k), chunks=(n // 4, k))
-        y = rng.random(2 * n, chunks=n // 4)
+        b = rng.random((n, k), chunks=(n // parts, k))
+        y = rng.random(2 * n, chunks=n // parts)
     solution, *_ = da.linalg.lstsq(da.concatenate([a, b]), y)
     return [solution]
