@@ -2,7 +2,8 @@
 
 It is loaded with ``-p marking`` by `run`, into a pytest that runs Dask's own tests. Those know
 nothing of pools. Every function that makes a frame runs inside ``pool("A")``, every test inside
-`propagate_pools`, and what a test computes runs on a cluster that has a pool A and a pool B.
+`propagate_pools`, and what a test computes runs on a cluster that has a pool A and a pool B, in
+other processes that cannot import this package.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from typing import Any
 
 import dask.dataframe as dd
 import pytest
+from clusters import Executions, record_executions, start
 from dask.dataframe import dask_expr, utils
 from distributed import Client
 from distributed.client import _set_global_client
-from distributed.diagnostics.plugin import SchedulerPlugin
 
-from dask_worker_pools import LocalPoolCluster, pool, propagate_pools
+from dask_worker_pools import pool, propagate_pools
 
 POOL = "A"
 
@@ -54,15 +55,17 @@ class Marking:
         self.pools: str = config.getoption("--pools")
         self.results: Path | None = config.getoption("--results")
         self.client: Client | None = None
-        self.places: Counter[str] = Counter()  # tasks that ran, by pool of the worker
+        self.ran: Executions | None = None
         self._stack = ExitStack()
         if self.pools == "sources":
             wrap_makers()
         if not config.getoption("--local"):
             compute_on_cluster()
-            cluster = self._stack.enter_context(LocalPoolCluster({POOL: 2, "B": 1}))
-            self.client = self._stack.enter_context(cluster.get_client())
-            cluster.scheduler.add_plugin(Places(cluster.scheduler, self.places))
+            # The scheduler in another process: in this one it would wait for ever in Python 3.11
+            # where a test has it find divisions while it finds them itself (`cached_property`).
+            cluster = self._stack.enter_context(start({POOL: 2, "B": 1}))
+            self.client = self._stack.enter_context(Client(cluster.address))
+            self.ran = self._stack.enter_context(record_executions(self.client))
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Each test anew: those of clusters take the client away."""
@@ -99,26 +102,13 @@ class Marking:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say where tasks ran."""
-        if self.client is not None:
-            terminalreporter.write_line(f"Tasks by pool: {dict(sorted(self.places.items()))}")
+        if self.ran is not None:
+            places = Counter(str(pool) for task in self.ran.tasks for pool in task.pools)
+            terminalreporter.write_line(f"Tasks by pool: {dict(sorted(places.items()))}")
 
     def pytest_unconfigure(self) -> None:
         """End the cluster."""
         self._stack.close()
-
-
-class Places(SchedulerPlugin):
-    """Counts tasks that ran, by the pool of the worker that ran them."""
-
-    def __init__(self, scheduler: Any, count: Counter[str]) -> None:
-        self.scheduler = scheduler
-        self.count = count
-
-    def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
-        """A task has changed its state; one that ran goes from the worker to memory."""
-        if start == "processing" and finish == "memory" and "worker" in kwargs:
-            name = str(self.scheduler.workers[kwargs["worker"]].name)
-            self.count[name.rpartition("-")[0]] += 1
 
 
 def wrap_makers() -> None:

@@ -120,8 +120,8 @@ def run_pytest(
 
 
 def _environment() -> dict[str, str]:
-    """Find the plugin; let the clusters that tests start for themselves have the pool, too."""
-    paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    """Find the plugin and its helpers; clusters that tests start themselves have the pool, too."""
+    paths = [str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     pool = {"DASK_DISTRIBUTED__WORKER__RESOURCES__POOL_A": "1"}
     return {**os.environ, **pool, "PYTHONPATH": os.pathsep.join(paths)}
 

@@ -114,6 +114,17 @@ STRUCTURAL = (
         ),
     ),
     Structural(
+        "The partitions have the name of the marker, too: aliases, which do not run",
+        r"assert 30 == \(10 \+ 10\)|assert 23 == \(21 \+ 1\)|assert 40 == \(10 \+ 20\)"
+        r"|assert \(30 - 10\) == 10",
+        (
+            "test_fusion.py::test_optimize_fusion_many",
+            "test_fusion.py::test_optimize_fusion_repeat",
+            "test_fusion.py::test_simple",
+            "test_fusion.py::test_with_non_fusable_on_top",
+        ),
+    ),
+    Structural(
         "The marker of what was persisted has a task of its own for each partition",
         r"assert \d+ == \(2 \* \d+\)",
         ("test_collection.py::test_persist", "test_datasets.py::test_persist"),
