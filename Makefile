@@ -62,7 +62,7 @@ docs: .venv/.installed-docs
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "The documentation is $(CURDIR)/docs/_build/html/index.html"
 
-# About 20 minutes. Some of it, quickly: make bench-sites ARGS="--repeat 1 --no-docs forecast outer"
+# About an hour. Some of it, quickly: make bench-sites ARGS="--repeat 1 --no-docs forecast outer"
 bench-sites: .venv/.installed-bench
 	@$(BIN)/python -m benchmarks.sites $(ARGS)
 

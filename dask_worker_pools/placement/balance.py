@@ -27,7 +27,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby, pairwise
-from math import lcm
+from math import lcm, prod
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -180,13 +180,19 @@ class Graph:
     def _summed(self, size: Numbers, *labels: Numbers) -> Iterator[tuple[tuple[int, ...], int]]:
         """Bytes of outputs with these sizes, by the labels that they have and by size."""
         shape = (*(int(label.max(initial=0)) + 1 for label in labels), len(self.whole))
-        many = np.bincount(np.ravel_multi_index((*labels, size), shape))
-        for place in np.flatnonzero(many).tolist():
-            *which, number = map(int, np.unravel_index(place, shape))
-            yield tuple(which), int(many[place]) * self.whole[number]
+        place = np.ravel_multi_index((*labels, size), shape)
+        if prod(shape) <= 4 * len(place):
+            many = np.bincount(place)
+            place = np.flatnonzero(many)
+            many = many[place]
+        else:  # a table of all combinations would be larger than the graph
+            place, many = np.unique(place, return_counts=True)
+        *which, number = (axis.tolist() for axis in np.unravel_index(place, shape))
+        for *pools, one, times in zip(*which, number, many.tolist(), strict=True):
+            yield tuple(pools), times * self.whole[one]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class State:
     """A placement, and how it does."""
 
