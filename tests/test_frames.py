@@ -41,10 +41,10 @@ MIXED = "ignore:Computing mixed collections:UserWarning"
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
-def orders(where: str | None = "A") -> Any:
-    """200 orders in four partitions, in a pool."""
+def orders(where: str | None = "A", partitions: int = 4) -> Any:
+    """200 orders, in a pool."""
     with pool(where):
-        return dd.from_pandas(ORDERS, npartitions=4)
+        return dd.from_pandas(ORDERS, npartitions=partitions)
 
 
 def customers(where: str | None = "B") -> Any:
@@ -283,9 +283,10 @@ WAYS: dict[str, Callable[[Any, Client, Path], Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_way_in_one_pool(client: Client, tmp_path: Path, way: str) -> None:
-    """However a frame of pool A is computed, every task runs in A."""
-    frame = orders().assign(total=lambda f: f.total + 1).total
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_way_in_one_pool(client: Client, tmp_path: Path, way: str, partitions: int) -> None:
+    """However a frame of pool A is computed, every task runs in A, of one partition as of many."""
+    frame = orders(partitions=partitions).assign(total=lambda f: f.total + 1).total
     _, where = run(client, lambda: WAYS[way](frame, client, tmp_path))
     assert pools(where) == {"A"}
 

@@ -40,10 +40,11 @@ def block_inputs(expr: Any) -> dict[str, int] | None:
     count = expr.npartitions
     inputs: dict[str, int] = {}
     for one in expr.dependencies():
-        broadcast = is_frame(one) and expr._broadcast_dep(one)
-        if not is_frame(one) or one.npartitions != (1 if broadcast else count):
+        parts = one.npartitions if is_frame(one) else None
+        # What writes files has no meta to ask, nor must it be asked where partitions correspond.
+        if parts is None or (parts != count and not (parts == 1 and expr._broadcast_dep(one))):
             return None
-        inputs[one._name] = one.npartitions
+        inputs[one._name] = parts
     # What a class makes of its partitions is seen at both ends.
     for index in {0, count - 1} if count else ():
         key = expr._name, index
