@@ -24,7 +24,7 @@ from dask.utils import ensure_dict
 from benchmarks.planning import timed
 from dask_worker_pools import pool, propagate_pools
 from dask_worker_pools.expr.planned import plan_tasks
-from dask_worker_pools.propagate import sent_pass
+from dask_worker_pools.propagate import asked, pass_from
 
 META = pd.DataFrame({"key": [0], "value": [0.0]})
 
@@ -83,12 +83,14 @@ def sized(build: Callable[[int, Put], Any], tasks: int) -> int:
     """The number of partitions with which a shape has about as many tasks as asked for."""
     small, large = (len(graph_of(build(n, no_pool).optimize())) for n in (128, 512))
     power = log(large / small) / log(4)
-    return round(512 * (tasks / large) ** (1 / power))
+    n: float = 512 * (tasks / large) ** (1 / power)
+    return round(n)
 
 
 def graph_of(collection: Any) -> dict[Any, Any]:
     """All tasks of an optimised collection, in the form in which they are sent to the scheduler."""
-    return convert_legacy_graph(ensure_dict(collection.__dask_graph__()))
+    graph: dict[Any, Any] = convert_legacy_graph(ensure_dict(collection.__dask_graph__()))
+    return graph
 
 
 def measure(name: str, tasks: int) -> float:
@@ -103,7 +105,7 @@ def measure(name: str, tasks: int) -> float:
     with propagate_pools():
         # What the scheduler gets, and what it does before it orders the tasks.
         layer_time, layer = timed(lambda: marked.expr.layer)
-        plan_time, planned = timed(lambda: plan_tasks(layer.placed, sent_pass()))
+        plan_time, planned = timed(lambda: plan_tasks(layer.placed, pass_from(asked())))
         plan_time += layer_time
     part = (plan_time - write_time) / dask_time
     print(

@@ -138,7 +138,8 @@ def sized(build: Callable[[int, int], Any], pools: int, tasks: int) -> int:
     """The size at which a shape has about as many tasks as asked for."""
     small = max(40, 2 * pools)
     count = len(ensure_dict(merged(build(small, pools))[0]))
-    return max(small // 2, round(small * (tasks / count) ** 0.5))
+    n: float = small * (tasks / count) ** 0.5
+    return max(small // 2, round(n))
 
 
 def measure(name: str, pools: int, tasks: int) -> Cost:

@@ -426,9 +426,7 @@ def customers(number: int, rows: int) -> pd.DataFrame:
     return pd.DataFrame({"customer": np.arange(rows) + number * rows, "country": country})
 
 
-def parquet(
-    data: Path, make: Callable[[int, int], pd.DataFrame], files: int, rows: int
-) -> dd.DataFrame:
+def parquet(data: Path, make: Callable[[int, int], pd.DataFrame], files: int, rows: int) -> Any:
     """A dataframe of several files, which are written if they are not there yet."""
     folder = data / f"{make.__name__}-{files}-{rows}"
     if not folder.exists():
@@ -451,7 +449,7 @@ def parquet(
 def join(pool: PoolFunction, data: Path, rows: int, other: int, made: bool = False) -> list[Any]:
     """Orders in one site, customers in the other; turnover by country."""
 
-    def frame(make: Callable[[int, int], pd.DataFrame], files: int, rows: int) -> dd.DataFrame:
+    def frame(make: Callable[[int, int], pd.DataFrame], files: int, rows: int) -> Any:
         if made:
             return dd.from_map(make, range(files), rows=rows)
         return parquet(data, make, files, rows)
