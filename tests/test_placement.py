@@ -314,6 +314,35 @@ def test_equal_ways_are_dealt_out_for_nothing() -> None:
     assert traffic(graph, placed, sizes) == 4e6
 
 
+def test_of_blocks_that_weigh_the_same_the_cheaper_one_moves() -> None:
+    """What is moved for the load, and at what cost, does not depend on the order of tasks."""
+    graph: Graph = {0: [], 1: [0], 2: [0], 3: [0], 4: [2], 5: [4], 6: [], 7: [1, 4], 8: []}
+    pins = {1: "A", 3: "B", 5: "A", 6: "A", 7: "B"}
+    sizes: dict[int, float] = {0: 3, 1: 2, 2: 2, 3: 1, 4: 3, 5: 2, 6: 1, 7: 3, 8: 3}
+    found = set()
+    for seed in range(40):
+        keys = random.Random(seed).sample(sorted(graph), len(graph))
+        placed = place({key: graph[key] for key in keys}, pins, sizes, balance=1.0)
+        found.add(traffic(graph, placed, sizes))
+    assert found == {8}
+
+
+def test_data_in_memory_are_no_load() -> None:
+    """What lies in memory already does not send the work elsewhere."""
+    graph, pins, sizes = add_then_mean(64)
+    graph["sum", 0] = [*graph["sum", 0], "kept"]
+    placed = place(graph, {**pins, "kept": "B"}, {**sizes, "kept": 1e9}, balance=0.01)
+    assert 30 <= sums(placed)["B"] <= 34
+
+
+@pytest.mark.parametrize("balance", [0.01, 1.0])
+def test_sizes_may_be_as_large_as_numbers_are(balance: float) -> None:
+    """Sums of sizes may be larger than any float."""
+    graph: Graph = {"x": [], "v": [], "y": ["x", "v"], "z": ["y"], "w": ["y"]}
+    placed = place(graph, {"x": "A", "v": "B"}, dict.fromkeys(graph, 1e308), balance=balance)
+    assert set(placed.values()) <= {"A", "B"}
+
+
 def test_without_balance_ties_stay_together() -> None:
     """A balance of 0 accepts no more traffic at all."""
     graph, pins, sizes = add_then_mean(64)

@@ -43,7 +43,7 @@ from statistics import median
 from types import MappingProxyType
 from typing import TypeVar, cast
 
-from dask_worker_pools.placement.balance import balanced
+from dask_worker_pools.placement.balance import Graph, balanced
 from dask_worker_pools.placement.cuts import solve
 from dask_worker_pools.placement.kinds import Kernel, Kinds, crossing_late, linked_kinds, unlink
 from dask_worker_pools.placement.problem import (
@@ -202,6 +202,7 @@ def place_numbered(
         _fixed_labels(pools, pins, outside, blocked, key_of),
         _masks(pools, pins, allowed, blocked, key_of),
         pools,
+        outside,
         balance,
     )
 
@@ -322,6 +323,7 @@ def _placed(
     fixed: Mapping[int, int],
     masks: Mapping[int, int],
     pools: Pools,
+    outside: Collection[int],
     balance: float,
 ) -> list[int]:
     """Label of each task."""
@@ -331,13 +333,17 @@ def _placed(
     work = WORK + WORK_PER_TASK * len(counts)
     solution = solve(kernel.problem(work))
     placed = [*map(kernel.by_kind(solution).__getitem__, kinds.of)]
+    adrift = {task for task in masks if not linked[kinds.of[task]]}
     if balance:
-        placed = balanced(placed, solution, kernel, inputs, counts, sizes, balance, work)
+        graph = Graph.of(kinds, inputs, counts, sizes, {*adrift, *outside})
+        placed = balanced(placed, solution, kernel, graph, balance, work)
     if not kinds.stable:
         unlink(placed, inputs, counts, fixed, masks, pools)
-    adrift = {task for task in masks if not linked[kinds.of[task]]}
     if adrift:
-        _settle(placed, adrift, inputs, counts, sizes, fixed, masks, pools)
+        made = list(sizes)
+        for task in outside:
+            made[task] = 0
+        _settle(placed, adrift, inputs, counts, made, fixed, masks, pools)
     return placed
 
 

@@ -9,12 +9,13 @@ fraction ε of the least traffic T, one with a small largest load is sought:
    to blocks along the outputs they share. A block can go either way on its own: the old placement
    is the cheapest, so moving a block never gains, and all of them together cost ε·T at most. Small
    outputs need not join blocks.
-3. *Share out*. Blocks that weigh the same are interchangeable: only how many of them move matters,
-   and the largest load is a convex function of that number.
+3. *Share out*. Among blocks that weigh the same, those that cost least go first. Then only how many
+   of them move matters, and the largest load is a convex function of that number.
 
-First ε is next to nothing, which shares out what can be had in either way at the same cost. Then it
-is what one would accept; but traffic is spent only where it buys as many per cent of the largest
-load as it costs.
+First ε is next to nothing, twice: so little that outputs go on crossing late (`kinds`), and then
+more than that counts. This shares out what can be had in either way at the same cost. At last it is
+what one would accept; but traffic is spent only where it buys as many per cent of the largest load
+as it costs.
 
 The price is one step of the multiplicative weights method: S. Arora, E. Hazan, S. Kale, "The
 multiplicative weights update method", Theory of Computing 8 (2012).
@@ -31,6 +32,7 @@ from math import lcm, prod
 from typing import TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from dask_worker_pools.placement.blocks import Flags, Numbers, blocks_of, walk
 from dask_worker_pools.placement.cuts import solve
@@ -38,7 +40,7 @@ from dask_worker_pools.placement.kinds import FREE, Kernel, Kinds, canonical
 from dask_worker_pools.placement.nets import Problem
 from dask_worker_pools.placement.problem import Pools
 
-__all__ = ["balanced"]
+__all__ = ["Graph", "balanced"]
 
 #: bytes that go from one pool to another
 Shifts: TypeAlias = tuple[tuple[tuple[int, int], int], ...]
@@ -46,10 +48,11 @@ Shifts: TypeAlias = tuple[tuple[tuple[int, int], int], ...]
 #: rounds of the three steps, where there are more than two pools
 ROUNDS = 3
 
-#: placements whose traffic differs by a smaller part count as equal
-TIE = Fraction(1, 10**12)
+#: placements whose traffic differs by a smaller part count as equal: with how outputs cross, and
+#: without
+TIES = (Fraction(1, 10**12), Fraction(1, 10**6))
 
-#: no more traffic is spent on a largest load that exceeds the mean by a smaller part
+#: a largest load that exceeds the mean by a smaller part is good enough
 EVEN = Fraction(1, 100)
 
 #: how many times its margin all that is called small may weigh: most of it will not be cut
@@ -60,9 +63,7 @@ def balanced(
     placed: list[int],
     solution: Sequence[int],
     kernel: Kernel,
-    inputs: Sequence[int],
-    counts: Sequence[int],
-    sizes: Sequence[float],
+    graph: Graph,
     balance: float,
     work: float,
 ) -> list[int]:
@@ -76,8 +77,8 @@ def balanced(
         The same by the nodes of `kernel`.
     kernel : Kernel
         What the cuts see of the graph.
-    inputs, counts, sizes
-        The graph, as numbered for `kernel`.
+    graph : Graph
+        The tasks.
     balance : float
         How much more traffic to accept, as a fraction of the least.
     work : float
@@ -91,48 +92,50 @@ def balanced(
     pools = kernel.pools.options(kernel.pools.open)
     if len(pools) < 2:
         return placed
-    state = State.of(placed, Graph.of(kernel.kinds, inputs, counts, sizes), kernel.pools)
-    least = state.traffic
+    standing = Standing.of(placed, graph, kernel.pools)
+    least = standing.traffic
     if not least:
         return placed
-    parts = sorted({min(TIE, Fraction(balance)), Fraction(balance)})
     rounds = 1 if len(pools) == 2 else ROUNDS
-    for part in parts:
+    for part in sorted({min(one, Fraction(balance)) for one in (*TIES, Fraction(balance))}):
         margin = least * part / (2 * rounds)
         charged: list[int] = []
-        first = state.made
+        first = standing.made
         for _ in range(rounds):
-            if part > TIE and state.even:
+            if standing.even:
                 break
-            charged.append(state.hottest(set(pools).difference(charged)))
-            if not state.can_leave(charged[-1]):
+            charged.append(standing.hottest(set(pools).difference(charged)))
+            if not standing.can_leave(charged[-1]):
                 continue
             fees = {pool: margin / len(charged) / first[pool] for pool in charged if first[pool]}
-            labels = kernel.by_kind(_priced(kernel, solution, fees, work / rounds / len(parts)))
-            state = _lowered(state, labels, kernel, margin, least, part)
-    return cast("list[int]", state.placed.tolist())
+            labels = kernel.by_kind(
+                _priced(kernel, solution, fees, work / rounds / (1 + len(TIES)))
+            )
+            standing = _lowered(standing, labels, kernel, margin, least, part)
+    return cast("list[int]", standing.placed.tolist())
 
 
 def _lowered(
-    state: State, labels: list[int], kernel: Kernel, margin: Fraction, least: int, part: Fraction
-) -> State:
+    now: Standing, labels: list[int], kernel: Kernel, margin: Fraction, least: int, part: Fraction
+) -> Standing:
     """Go towards other labels of the kinds, as far as that lowers the largest load and is worth it.
 
     What counts as small decides how far one can go. At first it is hopefully much.
     """
-    graph = state.graph
-    other = np.array(labels, np.int32)[graph.kind]
-    moving = set(graph.kind[state.placed != other].tolist())
+    graph = now.graph
+    other = np.where(graph.free, np.array(labels, np.int32)[graph.kind], now.placed)
+    moving = set(graph.kind[now.placed != other].tolist())
     if not moving:
-        return state
-    hopeful, safe = (_light(kernel, moving, much) for much in (HOPE * margin, margin))
+        return now
+    small = _small_first(kernel, moving)
+    hopeful, safe = (_light(small, kernel, much) for much in (HOPE * margin, margin))
     for light in [hopeful] if np.array_equal(hopeful, safe) else [hopeful, safe]:
-        after = state.moved(_mixed(state, other, light, kernel.kinds))
-        gain, price = state.largest - after.largest, after.traffic - state.traffic
-        worth = part <= TIE or gain * least >= price * state.largest
-        if gain >= 0 and worth and after.traffic <= least * (1 + part):
-            return after
-    return state
+        then = now.instead(_mixed(now, other, light, kernel))
+        gain, price = now.largest - then.largest, then.traffic - now.traffic
+        worth = part in TIES or gain * least >= price * now.largest
+        if gain >= 0 and worth and then.traffic <= least * (1 + part):
+            return then
+    return now
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,8 @@ class Graph:
     """Tasks and their outputs, as arrays, in half the memory of Python's own numbers."""
 
     kind: Numbers  #: of each task
-    free: Flags  #: tasks that are not fixed
+    free: Flags  #: tasks that may move
+    apart: Flags  #: what is no load: data in memory, and tasks that are placed by load later
     source: Numbers  #: one end of each edge
     user: Numbers  #: the other
     size: Numbers  #: which one of `whole` each output has
@@ -148,14 +152,23 @@ class Graph:
 
     @classmethod
     def of(
-        cls, kinds: Kinds, inputs: Sequence[int], counts: Sequence[int], sizes: Sequence[float]
+        cls,
+        kinds: Kinds,
+        inputs: Sequence[int],
+        counts: Sequence[int],
+        sizes: Sequence[float],
+        apart: Collection[int],
     ) -> Graph:
-        """Take a graph as it is numbered for its kinds."""
+        """Take a graph as it is numbered for its kinds; some tasks are neither moved nor a load."""
         distinct, size = np.unique(np.array(sizes, np.float64), return_inverse=True)
         kind = np.array(kinds.of, np.int32)
+        free = np.array([label == FREE for label in kinds.label], np.bool_)[kind]
+        others = np.zeros(len(kind), np.bool_)
+        others[list(apart)] = True
         return cls(
             kind,
-            np.array([label == FREE for label in kinds.label], np.bool_)[kind],
+            free & ~others,
+            others,
             np.array(inputs, np.int32),
             np.repeat(np.arange(len(counts), dtype=np.int32), counts),
             size.astype(np.int32),
@@ -166,7 +179,8 @@ class Graph:
         """Bytes made under each label, and the cost of what crosses."""
         labels = len(cost)
         made = [0] * labels
-        for (label,), nbytes in self._summed(self.size, placed):
+        own = ~self.apart
+        for (label,), nbytes in self._summed(self.size[own], placed[own]):
             made[label] += nbytes
 
         far = np.array([[bool(price) for price in row] for row in cost])
@@ -193,7 +207,7 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class Standing:
     """A placement, and how it does."""
 
     placed: Numbers  #: label of each task
@@ -204,14 +218,14 @@ class State:
     traffic: int  #: what it costs
 
     @classmethod
-    def of(cls, placed: Sequence[int], graph: Graph, pools: Pools) -> State:
+    def of(cls, placed: Sequence[int], graph: Graph, pools: Pools) -> Standing:
         """Judge a placement."""
         rate = _rates(pools.capacity)
         labels = np.array(placed, np.int32)
         return cls(labels, graph, pools, rate, *graph.judged(labels, pools.cost))
 
-    def moved(self, placed: Numbers) -> State:
-        """Judge another one."""
+    def instead(self, placed: Numbers) -> Standing:
+        """Judge another placement of the same graph."""
         made, traffic = self.graph.judged(placed, self.pools.cost)
         return replace(self, placed=placed, made=made, traffic=traffic)
 
@@ -326,28 +340,84 @@ def _natives(makers: Sequence[Collection[int]]) -> Iterator[tuple[int, list[int]
         yield home[nodes[0]], nodes
 
 
-def _mixed(state: State, new: Numbers, light: Flags, kinds: Kinds) -> Numbers:
+def _mixed(now: Standing, new: Numbers, light: Flags, kernel: Kernel) -> Numbers:
     """Take `new` rather than the old labels in as many blocks as is best for the largest load."""
-    old, graph, rate = state.placed, state.graph, state.rate
+    old, graph, rate = now.placed, now.graph, now.rate
     moving = old != new
     # What does not move itself still ties its consumers together.
-    tied = moving[graph.user] & ~light[graph.kind[graph.source]]
+    small = light[graph.kind[graph.source]]
+    tied = moving[graph.user] & ~small
     block = blocks_of(len(moving), graph.user[tied], graph.source[tied])
     alike = _alike_blocks(old, new, block, graph)
 
-    made = state.made[: len(rate)]
-    place: Numbers | None = None
+    made = now.made[: len(rate)]
+    rank: Numbers | None = None
     takes = np.zeros(len(moving), np.bool_)
     for shifts in sorted(alike, key=lambda shifts: (-sum(much for _, much in shifts), shifts)):
         group = alike[shifts]
         many = _best_share(made, shifts, len(group), rate)
         made = _shifted(made, shifts, many)
         if 0 < many < len(group):
-            if place is None:
-                place = _first_places(block, moving, graph, kinds)
-            group = group[np.argsort(place[group])]
+            if rank is None:
+                place = _first_places(block, moving, graph, kernel.kinds)
+                price = _prices(old, new, block, graph, small, kernel)
+                rank = np.argsort(np.lexsort((place, price)))
+            group = group[np.argsort(rank[group])]
         takes[group[:many]] = True
     return np.where(moving & takes[block], new, old)
+
+
+def _prices(
+    old: Numbers, new: Numbers, block: Numbers, graph: Graph, small: Flags, kernel: Kernel
+) -> Numbers:
+    """What it costs to move each block alone, for the small outputs that it shares with others.
+
+    In parts of the largest of these costs, rounded so that no order of sums can be seen.
+    """
+    labels = len(kernel.pools.cost)
+    dearest = max(map(max, kernel.pools.cost)) or 1
+    cost = np.array([[each / dearest for each in row] for row in kernel.pools.cost])
+    largest = max(graph.whole) or 1
+    weight = np.array([float(Fraction(size, largest)) for size in graph.whole])
+    source, user = graph.source[small], graph.user[small]
+    apart = block[source] != block[user]
+    price = np.zeros(len(block))
+
+    def add(blocks: Numbers, outputs: Numbers, each: npt.NDArray[np.float64]) -> None:
+        amount = weight[graph.size[outputs]] * each
+        np.add(price, np.bincount(blocks, amount, minlength=len(block)), out=price)
+
+    # An output moves away from users: to each of their labels it is sent from elsewhere.
+    one, there = np.divmod(np.unique(_joined(labels, source[apart], old[user[apart]])), labels)
+    add(block[one], one, cost[new[one], there] - cost[old[one], there])
+
+    # Users move away from an output: labels at which no other user is left, and new ones.
+    places, users = np.unique(_joined(labels, source, old[user]), return_counts=True)
+    move = apart & (old[user] != new[user])
+    source, user = source[move], user[move]
+    leaving = _joined(labels, _joined(len(block), source, block[user]), old[user])
+    leaving, leavers = np.unique(leaving, return_counts=True)
+    both, label = np.divmod(leaving, labels)
+    one, mover = np.divmod(both, len(block))
+    there = users[np.searchsorted(places, _joined(labels, one, label))]
+    add(mover, one, np.where(there == leavers, -cost[old[one], label], 0.0))
+
+    coming = np.unique(_joined(labels, _joined(len(block), source, block[user]), new[user]))
+    both, label = np.divmod(coming, labels)
+    one, mover = np.divmod(both, len(block))
+    add(
+        mover,
+        one,
+        np.where(np.isin(_joined(labels, one, label), places), 0.0, cost[old[one], label]),
+    )
+
+    scale = np.abs(price).max(initial=0.0)
+    return np.rint(price / (scale or 1.0) * 1e9).astype(np.int64)
+
+
+def _joined(base: int, high: Numbers, low: Numbers) -> Numbers:
+    """Two numbers as one."""
+    return high.astype(np.int64) * base + low
 
 
 def _alike_blocks(
@@ -426,30 +496,37 @@ def _best_share(
     return low
 
 
-def _light(kernel: Kernel, moving: set[int], margin: Fraction) -> Flags:
-    """Kinds whose outputs are so small together that they need not keep blocks in one piece.
+def _small_first(kernel: Kernel, moving: set[int]) -> list[list[int]]:
+    """Kinds whose outputs the moving ones use, in groups of equal ones, from small to large.
 
-    From small outputs to large ones, and from the ends of the graph backward: cutting the root of
-    a tree makes two large blocks, cutting its leaves many small ones. Kinds that are equal in this
-    are cut together or not at all.
+    Of equal outputs those at the ends of the graph come first: cutting the root of a tree makes two
+    large blocks, cutting its leaves many small ones.
     """
     kinds = kernel.kinds
     tasks = Counter(kinds.of)
     height = _heights(kinds)
-    dearest = max(map(sum, kernel.pools.cost))
     rank = {
-        kind: (kinds.weight[kind] / tasks[kind], height[kind])
+        kind: ((kinds.weight[kind] << 20) // tasks[kind], height[kind])
         for kind, users in enumerate(kinds.consumers)
         if not users.isdisjoint(moving)
     }
+    ordered = sorted(rank, key=rank.__getitem__)
+    return [list(group) for _, group in groupby(ordered, key=rank.__getitem__)]
+
+
+def _light(small: list[list[int]], kernel: Kernel, margin: Fraction) -> Flags:
+    """Kinds whose outputs are so small together that they need not keep blocks in one piece.
+
+    Kinds that are equal in this are cut together or not at all.
+    """
+    kinds = kernel.kinds
+    dearest = max(map(sum, kernel.pools.cost))
     light = np.zeros(len(kinds.label), np.bool_)
-    for _, group in groupby(sorted(rank, key=rank.__getitem__), key=rank.__getitem__):
-        equal = list(group)
+    for equal in small:
         margin -= dearest * sum(kinds.weight[kind] for kind in equal)
         if margin < 0:
             break
-        for kind in equal:
-            light[kind] = True
+        light[equal] = True
     return light
 
 

@@ -51,9 +51,6 @@ class Bytes:
 #: Arrays, there or not.
 _ARRAYS = (Block, np.ndarray, np.generic)
 
-#: Bytes of a number of NumPy's beside the number itself.
-_NUMBER = getsizeof(np.float64()) - np.float64().nbytes
-
 #: Objects that hold nothing but what Python itself counts.
 _PLAIN: tuple[type, ...] = (
     *(Number, str, bytes, bytearray, memoryview, type(None), slice, range, np.dtype),
@@ -66,13 +63,27 @@ _IN_MEMORY = frozenset({"array", "cudf", "cupy", "pandas", "pyarrow", "scipy"})
 #: Attributes of xarray's objects that give what is behind them without loading it.
 _XARRAY_HOLDS = ("array", "_data", "_variable", "_variables")
 
+#: Bytes of an object of NumPy's, by dtype, once they were asked for.
+_numbers: dict[np.dtype[Any], int] = {}
+
 #: So many items of a container are measured.
 _SAMPLES = 50
 
 
 def element_bytes(elements: float, dtype: np.dtype[Any], axes: int, extra: int = 0) -> float:
-    """Give the bytes of so many elements; what has no axes is no array, but an object of NumPy."""
-    return float(elements * dtype.itemsize + extra + (0 if axes else _NUMBER))
+    """Give the bytes of so many elements.
+
+    What has no axes counts as an object of NumPy's, as reductions give it: an array of no axes,
+    which is rare, is smaller.
+    """
+    return float(elements * dtype.itemsize if axes else _number(dtype)) + extra
+
+
+def _number(dtype: np.dtype[Any]) -> int:
+    """Give the bytes of one element by itself, which is an object of NumPy's."""
+    if dtype not in _numbers:
+        _numbers[dtype] = int(dask.sizeof.sizeof(np.zeros((), dtype)[()]))
+    return _numbers[dtype]
 
 
 def fixed_itemsize(dtype: Any) -> int | None:
@@ -99,8 +110,10 @@ def nbytes(value: object) -> float:
             size = nan
         elif isinstance(value, Block):
             size = element_bytes(prod(value.shape), value.dtype, value.ndim, value.extra)
-        else:
+        elif isinstance(value, np.ndarray):
             size = float(value.nbytes)
+        else:
+            size = float(_number(value.dtype))
         if isnan(size):
             raise Unknown(f"{value.dtype} with shape {value.shape}")
         return size

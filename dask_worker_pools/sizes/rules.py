@@ -78,15 +78,15 @@ def _reduction(result_dtype: Callable[[np.dtype[Any]], np.dtype[Any]]) -> Callab
     return rule
 
 
-def _together(names: str) -> int:
+def _together(*names: str) -> int:
     """Give the bytes of a dictionary of arrays besides those of the arrays."""
-    return int(dask.sizeof.sizeof(dict.fromkeys(names.split(), np.empty(0))))
+    return int(dask.sizeof.sizeof(dict.fromkeys(names, np.empty(0))))
 
 
 def _mean_chunk(
     x: Any, *, axis: Any, keepdims: bool, dtype: Any = "f8", numel: Any = None, **_: Any
 ) -> Block:
-    dtype, extra = np.dtype(dtype), _together("n total")
+    dtype, extra = np.dtype(dtype), _together("n", "total")
     fields = [("total", dtype)]
     if numel is None:  # all blocks have as many elements: one number, repeated without storing it
         extra += dtype.itemsize
@@ -108,7 +108,7 @@ def _moment_chunk(
     x = as_block(x)
     total = x.dtype if implicit_complex_dtype else dtype
     fields = np.dtype([("total", total), ("n", "i8"), ("M", dtype, (order - 1,))])
-    return Block(_reduce(x.shape, axis, keepdims), fields, _together("total n M"))
+    return Block(_reduce(x.shape, axis, keepdims), fields, _together("total", "n", "M"))
 
 
 def _moment_combine(pairs: Any, *, axis: Any, order: int = 2, **_: Any) -> Block:
@@ -120,9 +120,9 @@ def _moment_combine(pairs: Any, *, axis: Any, order: int = 2, **_: Any) -> Block
 
 def _mean_combine(pairs: Any, *, axis: Any, keepdims: bool = True, **_: Any) -> Block:
     x = _first(pairs)
-    total = x.dtype["total"]
+    total = _summed_dtype(x.dtype["total"])
     fields = np.dtype([("n", total), ("total", total)])
-    return Block(_reduce(x.shape, axis, keepdims), fields, _together("n total"))
+    return Block(_reduce(x.shape, axis, keepdims), fields, _together("n", "total"))
 
 
 def _aggregate(pairs: Any, *, axis: Any, keepdims: bool, dtype: Any = "f8", **_: Any) -> Block:
