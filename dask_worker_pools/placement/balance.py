@@ -111,7 +111,10 @@ def balanced(
             labels = kernel.by_kind(
                 _priced(kernel, solution, fees, work / rounds / (1 + len(TIES)))
             )
+            largest = standing.largest
             standing = _lowered(standing, labels, kernel, margin, least, part)
+            if standing.largest == largest:
+                break  # what did not help the hottest pool will hardly do so in others
     return cast("list[int]", standing.placed.tolist())
 
 
