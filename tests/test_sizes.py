@@ -184,7 +184,7 @@ def test_zero_size_is_known() -> None:
     assert set(output_sizes(x.dask, {x.name: [(x.name, 0, 0)]}).nbytes.values()) == {0.0}
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", "c16", "M8[s]", "?"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "c16", "m8[s]", "?"])
 def test_single_number(dtype: str) -> None:
     """What has no axes is an object of NumPy's, which is more than its one element."""
     largest = zeros().astype(dtype).max()
