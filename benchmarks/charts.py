@@ -74,6 +74,6 @@ def _save(figure: Figure, axes: Any, path: Path) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.04), ncols=4, frameon=False, fontsize=8)
     # The same results give the same file, and text stays text.
     with mpl.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
-        # Texts stay texts, and may be wider in the reader's font than in ours.
+        # It may be wider in the reader's font than in ours.
         written = {"Date": None, "Creator": None}
         figure.savefig(path, metadata=written, bbox_inches="tight", pad_inches=0.4)

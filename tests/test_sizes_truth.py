@@ -27,7 +27,7 @@ LITTLE_TOLD = {
     "mask_topk": 0.7,
     "nonzero": 0.8,
     "argwhere": 0.8,
-    "percentile": 0.5,
+    "percentile": 0.55,
     "unique": 0.2,
     "culled": 0.3,
 }

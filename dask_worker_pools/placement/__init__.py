@@ -22,7 +22,8 @@ The method, one idea a module:
 
 Pools are told apart by name where nothing else does it. For the rest traffic and load depend on the
 graph only: not on the names of keys, nor on any order of dictionaries, which decides at most which
-of several tasks that are equally well placed goes where.
+of several tasks that are equally well placed goes where. Of irregular graphs of more than a few
+thousand tasks, which are cut in parts, traffic may depend on that order, too.
 
 >>> graph = {"a": [], "b": [], "sum": ["a", "b"], "scale": [], "out": ["sum", "scale"]}
 >>> pins = {"a": "eu", "b": "us"}

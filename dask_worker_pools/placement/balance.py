@@ -122,7 +122,7 @@ def _lowered(
     moving = set(graph.kind[now.placed != other].tolist())
     if not moving:
         return now
-    small = small_first(kernel, moving)
+    small = small_first(kernel, graph, moving)
     hopeful, safe = (light(small, kernel, much) for much in (HOPE * margin, margin))
     for cut in [hopeful] if np.array_equal(hopeful, safe) else [hopeful, safe]:
         then = now.instead(mixed(now, other, cut, kernel))

@@ -6,7 +6,7 @@ weigh the same differ in cost only, so that their number is all there is to choo
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import groupby, pairwise
@@ -184,14 +184,14 @@ def _best_share(
     return low
 
 
-def small_first(kernel: Kernel, moving: set[int]) -> list[list[int]]:
+def small_first(kernel: Kernel, graph: Graph, moving: set[int]) -> list[list[int]]:
     """Kinds whose outputs the moving ones use, in groups of equal ones, from small to large.
 
     Of equal outputs those at the ends of the graph come first: cutting the root of a tree makes two
     large blocks, cutting its leaves many small ones.
     """
     kinds = kernel.kinds
-    tasks = Counter(kinds.of)
+    tasks = np.bincount(graph.kind).tolist()
     height = _heights(kinds)
     rank = {
         kind: ((kinds.weight[kind] << 20) // tasks[kind], height[kind])
