@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256
+from operator import call
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
 
 __all__ = ["ByValue"]
 
+#: The module, made where functions arrive, that keeps them there; and how many it keeps.
+KEEPER, KEPT = "functions that came by value from dask-worker-pools", 16
+
 
 class ByValue:
     """A function of this package that is pickled with all of the code that it needs.
+
+    A process to which the same function comes again, which is the rule for schedulers, uses what
+    it unpacked the first time.
 
     Examples
     --------
@@ -31,20 +41,40 @@ class ByValue:
         return self.function(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return cloudpickle.loads, (_Compressed(_code(self.function)),)
+        return call, (_Unpacked(_unpacking()), *_packed(self.function))
+
+
+def arrived(name: str, code: bytes) -> Any:
+    """The function that travels as `code`, unpacked when it first comes to this process."""
+    keeper = sys.modules.setdefault(KEEPER, ModuleType(KEEPER))
+    kept: dict[str, Any] = vars(keeper).setdefault("functions", {})
+    function = kept.get(name)
+    if function is None:
+        for oldest in list(kept)[: max(0, len(kept) - KEPT + 1)]:
+            kept.pop(oldest, None)
+        function = kept[name] = cloudpickle.loads(zlib.decompress(code))
+    return function
+
+
+class _Unpacked:
+    """What was pickled already, and is unpickled with what holds it."""
+
+    def __init__(self, pickled: bytes) -> None:
+        self.pickled = pickled
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return cloudpickle.loads, (self.pickled,)
 
 
 @cache
-def _code(function: Callable[..., Any]) -> bytes:
-    """The code: the same each time, and slow to collect."""
-    return zlib.compress(cloudpickle.dumps(function))
+def _unpacking() -> bytes:
+    """`arrived` itself, by value."""
+    pickled: bytes = cloudpickle.dumps(arrived)
+    return pickled
 
 
-class _Compressed:
-    """Bytes that are unpacked where they are unpickled: Dask keeps what it has sent for a while."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return zlib.decompress, (self.data,)
+@cache
+def _packed(function: Callable[..., Any]) -> tuple[str, bytes]:
+    """A name for the code, and the code: the same each time, and slow to collect."""
+    code = zlib.compress(cloudpickle.dumps(function))
+    return sha256(code).hexdigest(), code
