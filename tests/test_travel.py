@@ -24,6 +24,7 @@ def nothing_came_yet() -> Iterator[None]:
 
 
 def sent(function: Callable[..., object]) -> bytes:
+    """What is sent for a function."""
     return pickle.dumps(ByValue(function))
 
 
