@@ -10,15 +10,15 @@ import gzip
 import json
 import pickle
 import random
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from statistics import mean
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import given
+from placement_cases import Graph, add_then_mean, answer, cases, cost_of, exhaustively, shuffled
 from placement_oracle import Case
 
 from benchmarks.placement import PROBLEMS, arguments
@@ -36,8 +36,6 @@ from dask_worker_pools.placement import (
     traffic,
 )
 
-Graph = dict[Any, Collection[Any]]
-
 INSTANCES: list[dict[str, Any]] = json.loads(gzip.decompress(PROBLEMS.read_bytes()))
 
 
@@ -53,64 +51,6 @@ def test_traffic_is_at_the_optimum(instance: dict[str, Any], balance: float) -> 
     assert cost <= instance["optimum"] * (1.001 + balance)
     assert all(placed[key] == pool for key, pool in pins.items())
     assert all(placed[key] in pools for key, pools in masks.items() if placed[key] is not None)
-
-
-@st.composite
-def cases(draw: st.DrawFn, pools: str) -> Case:
-    """Small graphs with everything in them."""
-    r = random.Random(draw(st.integers(0, 2**32)))
-    tasks = r.randint(3, 8 if len(pools) > 3 else 9)
-    density = r.choice([0.2, 0.35, 0.6])
-    graph = {task: [s for s in range(task) if r.random() < density] for task in range(tasks)}
-    pins = {task: r.choice(pools) for task in graph if r.random() < 0.4}
-    free = [task for task in graph if task not in pins]
-    costs = r.choice([[1.0], [0.5, 1, 2, 5]])
-    return Case(
-        graph=graph,
-        pins=pins,
-        sizes={task: r.choice([1, 1, 2, 3, 5, 8, 20]) for task in graph},
-        pools=pools,
-        link={(p, q): r.choice(costs) for p in pools for q in pools},
-        capacity={pool: r.choice([1, 1, 2, 4]) for pool in pools},
-        allowed={t: r.sample(pools, r.randint(1, len(pools))) for t in free if r.random() < 0.15},
-        blocked=[task for task in free if r.random() < 0.1],
-    )
-
-
-def answer(case: Case, balance: float = 0.0) -> dict[int, str | None]:
-    """Place a case."""
-    return place(
-        case.graph,
-        case.pins,
-        case.sizes,
-        allowed=case.allowed,
-        blocked=case.blocked,
-        link_cost=case.link_cost,
-        capacity=case.capacity,
-        balance=balance,
-    )
-
-
-def cost_of(case: Case, placed: Mapping[int, str | None]) -> float:
-    """Traffic of a placement."""
-    return traffic(
-        case.graph,
-        placed,
-        case.sizes,
-        blocked=case.blocked,
-        link_cost=case.link_cost,
-        capacity=case.capacity,
-    )
-
-
-exhaustively = settings(
-    max_examples=300,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
 
 
 @pytest.mark.parametrize("pools", ["AB", "ABC", "ABCD"])
@@ -193,168 +133,6 @@ def test_an_output_is_shipped_once_to_each_pool() -> None:
     placed = place(graph, {"x": "A", "p": "B", "q": "B", "r": "B"}, sizes)
     assert placed["u"] == "A"
     assert traffic(graph, placed, sizes) == 2
-
-
-def add_then_mean(blocks: int, pools: str = "AB") -> tuple[Graph, dict[Any, str], dict[Any, float]]:
-    """Return two arrays of equal blocks, their sum, and its mean by a tree."""
-    graph: Graph = {}
-    pins: dict[Any, str] = {}
-    for i in range(blocks):
-        for pool in pools:
-            graph[pool, i] = []
-            pins[pool, i] = pool
-        graph["sum", i] = [(pool, i) for pool in pools]
-    below: list[Any] = [("sum", i) for i in range(blocks)]
-    level = 0
-    while len(below) > 1:
-        level += 1
-        above: list[Any] = []
-        for i in range(0, len(below), 4):
-            above.append(("mean", level, i))
-            graph[above[-1]] = below[i : i + 4]
-        below = above
-    sizes: dict[Any, float] = {key: 8.0 if "mean" in str(key) else 1e6 for key in graph}
-    return graph, pins, sizes
-
-
-def sums(placed: Mapping[Any, str | None]) -> Counter[str | None]:
-    """How many of the sums are in each pool."""
-    return Counter(pool for key, pool in placed.items() if key[0] == "sum")
-
-
-@pytest.mark.parametrize("blocks", [64, 2048])
-@pytest.mark.parametrize(
-    ("capacity", "share"),
-    [({"A": 4, "B": 4}, 0.5), ({"A": 2, "B": 100}, 0), ({"A": 100, "B": 2}, 1)],
-)
-def test_ties_are_dealt_out_by_workers(
-    blocks: int, capacity: dict[str, float], share: float
-) -> None:
-    """Sums that could be in either pool go where workers are, at hardly more traffic.
-
-    a_i[A] 1M --> sum_i 1M --> mean 8
-    b_i[B] 1M --'
-    """
-    graph, pins, sizes = add_then_mean(blocks)
-    least = traffic(graph, place(graph, pins, sizes, capacity=capacity), sizes)
-    placed = place(graph, pins, sizes, capacity=capacity, balance=0.01)
-    assert sums(placed)["A"] == blocks * share
-    assert least <= traffic(graph, placed, sizes) <= 1.01 * least
-
-
-def test_sizes_that_all_differ_are_dealt_out() -> None:
-    """Load is shared evenly among many tasks of which no two are alike in size."""
-    graph: Graph = {}
-    pins: dict[str, str] = {}
-    sizes: dict[str, float] = {}
-    for number in range(40_000):
-        a, b, c = (f"{name}-{number}" for name in "abc")
-        graph |= {a: [], b: [], c: [a, b]}
-        pins |= {a: "A", b: "B"}
-        sizes |= dict.fromkeys((a, b, c), 1000 + number)
-    placed = place(graph, pins, sizes, balance=0.01)
-    load: defaultdict[str | None, float] = defaultdict(float)
-    for key, where in placed.items():
-        load[where] += sizes[key]
-    assert load["A"] == pytest.approx(load["B"], rel=1e-3)
-
-
-@pytest.mark.parametrize("balance", [0.0, 0.01])
-def test_sizes_may_be_as_small_as_numbers_are(balance: float) -> None:
-    """The least float is a size like any other, beside a large one too."""
-    graph: Graph = {"a": [], "b": [], "sum": ["a", "b"]}
-    placed = place(graph, {"a": "A", "b": "B"}, {"a": 5e-324, "b": 1e18}, balance=balance)
-    assert placed["sum"] == "B"
-
-
-@pytest.mark.parametrize("pools", ["AB", "ABC"])
-def test_traffic_is_spent_only_where_it_lowers_the_load(pools: str) -> None:
-    """Each per cent of traffic buys a per cent of the largest load; nothing gets hotter."""
-    spent = []
-
-    @exhaustively
-    @given(cases(pools))
-    def check(case: Case) -> None:
-        case = replace(case, allowed={})
-
-        def judged(balance: float) -> tuple[float, float]:
-            placed = answer(case, balance)
-            made: defaultdict[str | None, float] = defaultdict(float)
-            for key, pool in placed.items():
-                made[pool] += case.sizes[key]
-            return cost_of(case, placed), max(made[pool] / case.capacity[pool] for pool in pools)
-
-        (least, hot), (cost, after) = judged(0.0), judged(1.0)
-        assert after <= hot
-        assert cost <= 2 * least + 1e-9
-        assert (cost - least) * hot <= (hot - after) * least + 1e-6
-        spent.append(cost > least)
-
-    check()
-    assert any(spent)
-
-
-def test_equal_ways_are_dealt_out_for_nothing() -> None:
-    """What is made of one side alone stays there, when what is made of both could be on either.
-
-    u[A] 4M --> u² 4M --> end 1k
-      '-------> uv 4M --> end 1k
-    v[B] 4M --'
-      '-------> v² 4M --> end 1k
-    """
-    graph: Graph = {name: [] for name in "uv"}
-    graph |= {"uu": ["u"], "uv": ["u", "v"], "vv": ["v"]}
-    graph |= {f"end-{name}": [name] for name in ("uu", "uv", "vv")}
-    sizes = {key: 1000.0 if "end" in key else 4e6 for key in graph}
-    placed = place(graph, {"u": "A", "v": "B"}, sizes, balance=0.01)
-    assert (placed["uu"], placed["vv"]) == ("A", "B")
-    assert traffic(graph, placed, sizes) == 4e6
-
-
-def test_of_blocks_that_weigh_the_same_the_cheaper_one_moves() -> None:
-    """What is moved for the load, and at what cost, does not depend on the order of tasks."""
-    graph: Graph = {0: [], 1: [0], 2: [0], 3: [0], 4: [2], 5: [4], 6: [], 7: [1, 4], 8: []}
-    pins = {1: "A", 3: "B", 5: "A", 6: "A", 7: "B"}
-    sizes: dict[int, float] = {0: 3, 1: 2, 2: 2, 3: 1, 4: 3, 5: 2, 6: 1, 7: 3, 8: 3}
-    found = set()
-    for seed in range(40):
-        keys = random.Random(seed).sample(sorted(graph), len(graph))
-        placed = place({key: graph[key] for key in keys}, pins, sizes, balance=1.0)
-        found.add(traffic(graph, placed, sizes))
-    assert found == {8}
-
-
-def test_data_in_memory_are_no_load() -> None:
-    """What lies in memory already does not send the work elsewhere."""
-    graph, pins, sizes = add_then_mean(64)
-    graph["sum", 0] = [*graph["sum", 0], "kept"]
-    placed = place(graph, {**pins, "kept": "B"}, {**sizes, "kept": 1e9}, balance=0.01)
-    assert 30 <= sums(placed)["B"] <= 34
-
-
-@pytest.mark.parametrize("balance", [0.01, 1.0])
-def test_sizes_may_be_as_large_as_numbers_are(balance: float) -> None:
-    """Sums of sizes may be larger than any float."""
-    graph: Graph = {"x": [], "v": [], "y": ["x", "v"], "z": ["y"], "w": ["y"]}
-    placed = place(graph, {"x": "A", "v": "B"}, dict.fromkeys(graph, 1e308), balance=balance)
-    assert set(placed.values()) <= {"A", "B"}
-
-
-def test_without_balance_ties_stay_together() -> None:
-    """A balance of 0 accepts no more traffic at all."""
-    graph, pins, sizes = add_then_mean(64)
-    placed = place(graph, pins, sizes)
-    assert len(sums(placed)) == 1
-    assert traffic(graph, placed, sizes) == 64e6
-
-
-def test_ties_between_three_pools_are_dealt_out() -> None:
-    """Of three pools that are equally near, none makes more than its part."""
-    graph, pins, sizes = add_then_mean(64, "ABC")
-    least = traffic(graph, place(graph, pins, sizes), sizes)
-    placed = place(graph, pins, sizes, balance=0.01)
-    assert max(sums(placed).values()) <= 32
-    assert traffic(graph, placed, sizes) <= 1.01 * least
 
 
 def test_blocked_tasks_have_no_pool_and_pull_by_capacity() -> None:
@@ -529,15 +307,6 @@ def test_errors_survive_pickling(error: PlacementError) -> None:
     assert str(copy) == str(error)
 
 
-def shuffled(seed: int, graph: Graph) -> tuple[Graph, dict[Any, Hashable]]:
-    """Return the graph under other names and in another order, and the new names."""
-    r = random.Random(seed)
-    names: list[Any] = [f"{r.random()}" for _ in graph]
-    new = dict(zip(graph, names, strict=True))
-    keys = r.sample(list(graph), len(graph))
-    return {new[key]: r.sample([new[s] for s in graph[key]], len(graph[key])) for key in keys}, new
-
-
 @pytest.mark.parametrize("instance", INSTANCES, ids=lambda instance: instance["name"])
 def test_names_and_order_do_not_matter(instance: dict[str, Any]) -> None:
     """The same graph under other names, in another order, gets the isomorphic answer."""
@@ -554,33 +323,6 @@ def test_names_and_order_do_not_matter(instance: dict[str, Any]) -> None:
         **options,
     )
     assert {key: second[new[key]] for key in graph} == first
-
-
-@pytest.mark.parametrize("blocks", [64, 1500])
-def test_balance_does_not_depend_on_names_and_order(blocks: int) -> None:
-    """Sums are dealt out by subtrees, which subtrees ever: traffic and load are the same."""
-    graph, pins, sizes = add_then_mean(blocks)
-
-    def outcome(seed: int) -> tuple[float, Counter[Any], Counter[Any]]:
-        renamed, new = shuffled(seed, graph)
-        old = {name: key for key, name in new.items()}
-        lengths = {new[key]: size for key, size in sizes.items()}
-        placed = place(
-            renamed,
-            {new[key]: pool for key, pool in pins.items()},
-            lengths,
-            capacity={"A": 2, "B": 3},
-            balance=0.01,
-        )
-        kinds_in = Counter((str(old[name])[:7], pool) for name, pool in placed.items())
-        split = Counter(
-            tuple(sorted(str(placed[s]) for s in renamed[name]))
-            for name in renamed
-            if "mean" in str(old[name])
-        )
-        return traffic(renamed, placed, lengths), kinds_in, split
-
-    assert outcome(1) == outcome(2) == outcome(3)
 
 
 def grid(width: int, steps: int) -> tuple[Graph, dict[Any, str], dict[Any, float]]:

@@ -11,6 +11,11 @@ fraction ε of the least traffic T, one with a small largest load is sought:
    outputs need not join blocks.
 3. *Share out*. Among blocks that weigh the same, those that cost least go first. Then only how many
    of them move matters, and the largest load is a convex function of that number.
+4. *Widen*. If that is not enough, let all other pools charge, too. What leaves as much as can be in
+   the hottest pool, and what leaves as little, are the two ends of what can be had, and there are
+   mixtures between these.
+5. *Narrow*. If blocks are too large to be shared out, let only what is near to the end of the graph
+   leave the hottest pool: as little of it as makes another one the hottest.
 
 First ε is next to nothing, twice: so little that outputs go on crossing late (`kinds`), and then
 more than that counts. This shares out what can be had in either way at the same cost. At last it is
@@ -23,24 +28,23 @@ multiplicative weights update method", Theory of Computing 8 (2012).
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from math import lcm
+from functools import cache
 from typing import cast
 
 import numpy as np
 
-from dask_worker_pools.placement.blocks import blocks_of
-from dask_worker_pools.placement.cuts import solve
+from dask_worker_pools.placement.blocks import Numbers
+from dask_worker_pools.placement.fees import made_at_home, under_fees
 from dask_worker_pools.placement.kinds import Kernel
-from dask_worker_pools.placement.mixture import light, mixed, small_first
-from dask_worker_pools.placement.nets import Problem
+from dask_worker_pools.placement.mixture import heights, light, mixed, small_first
 from dask_worker_pools.placement.standing import Graph, Standing
 
 __all__ = ["balanced"]
 
-#: rounds of the three steps, where there are more than two pools
+#: rounds of these steps, where there are more than two pools
 ROUNDS = 3
 
 #: placements whose traffic differs by a smaller part count as equal: with how outputs cross, and
@@ -49,6 +53,10 @@ TIES = (Fraction(1, 10**12), Fraction(1, 10**6))
 
 #: how many times its margin all that is called small may weigh: most of it will not be cut
 HOPE = 4
+
+#: kernels with more nodes × labels are of irregular graphs, where the last two steps take long and
+#: are of little use
+REGULAR = 800
 
 
 def balanced(
@@ -91,6 +99,7 @@ def balanced(
     rounds = 1 if len(pools) == 2 else ROUNDS
     for part in sorted({min(one, Fraction(balance)) for one in (*TIES, Fraction(balance))}):
         margin = least * part / (2 * rounds)
+        step = Step(kernel, solution, least, part, margin, work / rounds / (1 + len(TIES)))
         charged: list[int] = []
         first = standing.made
         for _ in range(rounds):
@@ -99,115 +108,103 @@ def balanced(
             charged.append(standing.hottest(set(pools).difference(charged)))
             if not standing.can_leave(charged[-1]):
                 continue
-            fees = {pool: margin / len(charged) / first[pool] for pool in charged if first[pool]}
-            labels = kernel.by_kind(
-                _priced(kernel, solution, fees, work / rounds / (1 + len(TIES)))
-            )
             largest = standing.largest
-            standing = _lowered(standing, labels, kernel, margin, least, part)
+            fees, others = (
+                {pool: margin / len(group) / first[pool] for pool in group if first[pool]}
+                for group in (charged, [pool for pool in pools if pool not in charged])
+            )
+            standing = step.lowered(standing, fees, others)
             if standing.largest == largest:
                 break  # what did not help the hottest pool will hardly do so in others
     return cast("list[int]", standing.placed.tolist())
 
 
-def _lowered(
-    now: Standing, labels: list[int], kernel: Kernel, margin: Fraction, least: int, part: Fraction
-) -> Standing:
-    """Go towards other labels of the kinds, as far as that lowers the largest load and is worth it.
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What it takes to lower the largest load, and what that may cost."""
 
-    What counts as small decides how far one can go. At first it is hopefully much.
-    """
-    graph = now.graph
-    other = np.where(graph.free, np.array(labels, np.int32)[graph.kind], now.placed)
-    moving = set(graph.kind[now.placed != other].tolist())
-    if not moving:
+    kernel: Kernel
+    solution: Sequence[int]  #: labels of the nodes with the least traffic
+    least: int  #: the least traffic
+    part: Fraction  #: how much more of it may be spent
+    margin: Fraction  #: what pools charge together
+    work: float  #: arcs that each cut may look at
+
+    def lowered(
+        self, now: Standing, fees: Mapping[int, Fraction], others: Mapping[int, Fraction]
+    ) -> Standing:
+        """Take from pools that charge fees; `others` are those that the rest could charge."""
+        fewest = under_fees(self.kernel, self.solution, fees, self.work)
+        now = self._mixed(now, now.placed, self._tasks(now, made_at_home(self.kernel, fewest)))
+        kernel = self.kernel
+        irregular = len(kernel.nodes) * len(now.rate) > REGULAR
+        if now.even or irregular or self.part == min(TIES):
+            return now
+        most = under_fees(self.kernel, self.solution, others, self.work)
+        for one, other in self._ends(now, most, fewest, fees):
+            then = self._mixed(now, self._tasks(now, one), self._tasks(now, other))
+            # These ends do not care how late outputs cross: only a gain is worth that.
+            now = then if then.largest < now.largest else now
+            if now.even:
+                break
         return now
-    small = small_first(kernel, graph, moving)
-    hopeful, safe = (light(small, kernel, much) for much in (HOPE * margin, margin))
-    for cut in [hopeful] if np.array_equal(hopeful, safe) else [hopeful, safe]:
-        then = now.instead(mixed(now, other, cut, kernel))
+
+    def _ends(
+        self,
+        now: Standing,
+        most: Sequence[int],
+        fewest: Sequence[int],
+        fees: Mapping[int, Fraction],
+    ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+        """Pairs of placements between which a mixture may do, of nodes, from wide to narrow."""
+        yield most, fewest
+        pool = now.instead(self._tasks(now, most)).hottest(range(len(now.rate)))
+        height = [*map(heights(self.kernel.kinds).__getitem__, self.kernel.nodes)]
+
+        @cache
+        def near(limit: int) -> Sequence[int]:
+            fixed = [node for node, far in enumerate(height) if far >= limit]
+            return under_fees(self.kernel, most, fees, self.work, fixed)
+
+        def is_hottest(labels: Sequence[int]) -> bool:
+            return now.instead(self._tasks(now, labels)).hottest(range(len(now.rate))) == pool
+
+        if is_hottest(fewest):
+            return  # whatever may leave it is not enough, and mixed in already
+        low, high = 0, max(height) + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if is_hottest(near(middle)) else (low, middle)
+        yield most, near(high)
+        yield near(low), near(high)
+
+    def _tasks(self, now: Standing, solution: Sequence[int]) -> Numbers:
+        """Labels of all tasks that nodes with these labels stand for."""
+        labels = np.array(self.kernel.by_kind(solution), np.int32)
+        return np.where(now.graph.free, labels[now.graph.kind], now.placed)
+
+    def _mixed(self, now: Standing, one: Numbers, other: Numbers) -> Standing:
+        """A mixture of two placements, if it does better than what is there and is worth it.
+
+        What counts as small decides how far one can go. At first it is hopefully much.
+        """
+        graph = now.graph
+        moving = set(graph.kind[one != other].tolist())
+        if not moving:
+            return now
+        start = now if one is now.placed else now.instead(one)
+        small = small_first(self.kernel, graph, moving)
+        hopeful, safe = (
+            light(small, self.kernel, much) for much in (HOPE * self.margin, self.margin)
+        )
+        for cut in [hopeful] if np.array_equal(hopeful, safe) else [hopeful, safe]:
+            then = now.instead(mixed(start, other, cut, self.kernel))
+            if self._is_worth(now, then):
+                return then
+        return now
+
+    def _is_worth(self, now: Standing, then: Standing) -> bool:
+        """Whether a placement has a lower largest load, or one as low, at a fair price."""
         gain, price = now.largest - then.largest, then.traffic - now.traffic
-        worth = part in TIES or gain * least >= price * now.largest
-        if gain >= 0 and worth and then.traffic <= least * (1 + part):
-            return then
-    return now
-
-
-def _priced(
-    kernel: Kernel, solution: Sequence[int], fees: dict[int, Fraction], work: float
-) -> Sequence[int]:
-    """Label the nodes anew, with a fee on each byte made in some pools."""
-    unit = lcm(*(fee.denominator for fee in fees.values()))
-    labels = range(len(kernel.pools.cost))
-    fee = [int(fees.get(label, 0) * unit) for label in labels]
-    problem = Problem(
-        kernel.options,
-        kernel.nets,
-        [[cost * unit for cost in row] for row in kernel.pools.cost],
-        [[kernel.kinds.weight[kind] * fee[label] for label in labels] for kind in kernel.nodes],
-        work,
-    )
-    found = solve(problem, solution)
-    everything = range(len(found))
-    best = min(solution, found, key=lambda labels: problem.price(labels, everything))
-    return _made_at_home(kernel, best)
-
-
-def _made_at_home(kernel: Kernel, solution: Sequence[int]) -> list[int]:
-    """Let what is made of outputs of one pool alone be made there, unless that sends more.
-
-    A fee makes outputs cross early and whole. Then all that is made of them has to stay together.
-    """
-    problem, labels = kernel.problem(0), list(solution)
-    makers: list[set[int]] = [set() for _ in kernel.nodes]
-    for net in kernel.nets:
-        for node in net.consumers:
-            makers[node].add(net.hub)
-
-    def bring(nodes: Sequence[int], home: int) -> None:
-        """Label nodes with `home`, if all of them may be there and if that costs no more."""
-        if any(home not in kernel.options[node] for node in nodes):
-            return
-        before, old = problem.price(labels, nodes), [labels[node] for node in nodes]
-        for node in nodes:
-            labels[node] = home
-        if problem.price(labels, nodes) > before:
-            for node, label in zip(nodes, old, strict=True):
-                labels[node] = label
-
-    def label_of(maker: int) -> int:
-        return labels[maker] if maker >= 0 else ~maker
-
-    # All that comes of one pool's pinned outputs goes together: its parts hold each other back.
-    for home, nodes in _natives(makers):
-        bring([node for node in nodes if labels[node] != home], home)
-    for net in sorted(kernel.nets, key=lambda net: net.hub):
-        home = label_of(net.hub)
-        away: dict[int, list[int]] = defaultdict(list)
-        for node in net.consumers:
-            if labels[node] != home and {home} == set(map(label_of, makers[node])):
-                away[labels[node]].append(node)
-        for nodes in away.values():
-            bring(nodes, home)
-    return labels
-
-
-def _natives(makers: Sequence[Collection[int]]) -> Iterator[tuple[int, list[int]]]:
-    """Groups of nodes that are made, directly or not, of pinned outputs of one pool alone."""
-    home: list[int] = []
-    one, other = [], []
-    for node, mine in enumerate(makers):
-        # Kinds that are not exact may use each other; then neither is known when it is needed.
-        homes = {~maker if maker < 0 else home[maker] if maker < node else -1 for maker in mine}
-        home.append(homes.pop() if len(homes) == 1 else -1)
-        if home[node] >= 0:
-            near = [maker for maker in mine if maker >= 0]  # which are of the same home
-            one += [node] * len(near)
-            other += near
-    groups: dict[int, list[int]] = defaultdict(list)
-    block = blocks_of(len(makers), np.array(one, np.int32), np.array(other, np.int32))
-    for node, first in enumerate(block.tolist()):
-        if home[node] >= 0:
-            groups[first].append(node)
-    for nodes in groups.values():
-        yield home[nodes[0]], nodes
+        worth = self.part in TIES or gain * self.least >= price * now.largest
+        return gain >= 0 and worth and then.traffic <= self.least * (1 + self.part)

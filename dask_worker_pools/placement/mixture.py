@@ -19,7 +19,7 @@ from dask_worker_pools.placement.blocks import Flags, Numbers, blocks_of, walk
 from dask_worker_pools.placement.kinds import Kernel, Kinds, canonical
 from dask_worker_pools.placement.standing import Graph, Standing
 
-__all__ = ["light", "mixed", "small_first"]
+__all__ = ["heights", "light", "mixed", "small_first"]
 
 #: bytes that go from one pool to another
 Shifts: TypeAlias = tuple[tuple[tuple[int, int], int], ...]
@@ -192,7 +192,7 @@ def small_first(kernel: Kernel, graph: Graph, moving: set[int]) -> list[list[int
     """
     kinds = kernel.kinds
     tasks = np.bincount(graph.kind).tolist()
-    height = _heights(kinds)
+    height = heights(kinds)
     rank = {
         kind: ((kinds.weight[kind] << 20) // tasks[kind], height[kind])
         for kind, users in enumerate(kinds.consumers)
@@ -218,7 +218,7 @@ def light(small: list[list[int]], kernel: Kernel, margin: Fraction) -> Flags:
     return cut
 
 
-def _heights(kinds: Kinds) -> list[int]:
+def heights(kinds: Kinds) -> list[int]:
     """Count the steps from each kind to the nearest end of the graph."""
     producers: list[list[int]] = [[] for _ in kinds.label]
     height = [-1] * len(kinds.label)
