@@ -31,7 +31,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from typing import cast
 
 import numpy as np
@@ -97,9 +96,11 @@ def balanced(
     if not least:
         return placed
     rounds = 1 if len(pools) == 2 else ROUNDS
+    useless: set[tuple[int, int, int]] = set()
     for part in sorted({min(one, Fraction(balance)) for one in (*TIES, Fraction(balance))}):
         margin = least * part / (2 * rounds)
-        step = Step(kernel, solution, least, part, margin, work / rounds / (1 + len(TIES)))
+        share = work / rounds / (1 + len(TIES))
+        step = Step(kernel, solution, least, part, margin, share, useless)
         charged: list[int] = []
         first = standing.made
         for _ in range(rounds):
@@ -129,53 +130,51 @@ class Step:
     part: Fraction  #: how much more of it may be spent
     margin: Fraction  #: what pools charge together
     work: float  #: arcs that each cut may look at
+    useless: set[tuple[int, int, int]]  #: mixtures that were no better, for all steps
 
     def lowered(
         self, now: Standing, fees: Mapping[int, Fraction], others: Mapping[int, Fraction]
     ) -> Standing:
         """Take from pools that charge fees; `others` are those that the rest could charge."""
-        fewest = under_fees(self.kernel, self.solution, fees, self.work)
-        now = self._mixed(now, now.placed, self._tasks(now, made_at_home(self.kernel, fewest)))
-        kernel = self.kernel
-        irregular = len(kernel.nodes) * len(now.rate) > REGULAR
-        if now.even or irregular or self.part == min(TIES):
-            return now
-        most = under_fees(self.kernel, self.solution, others, self.work)
-        for one, other in self._ends(now, most, fewest, fees):
-            then = self._mixed(now, self._tasks(now, one), self._tasks(now, other))
-            # These ends do not care how late outputs cross: only a gain is worth that.
-            now = then if then.largest < now.largest else now
+        for number, (one, other) in enumerate(self._ends(now, fees, others)):
+            then = self._mixed(now, one, other)
+            # Ends but for the first do not care how late outputs cross: only a gain is worth that.
+            now = then if not number or then.largest < now.largest else now
             if now.even:
                 break
         return now
 
     def _ends(
-        self,
-        now: Standing,
-        most: Sequence[int],
-        fewest: Sequence[int],
-        fees: Mapping[int, Fraction],
-    ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-        """Pairs of placements between which a mixture may do, of nodes, from wide to narrow."""
-        yield most, fewest
-        pool = now.instead(self._tasks(now, most)).hottest(range(len(now.rate)))
-        height = [*map(heights(self.kernel.kinds).__getitem__, self.kernel.nodes)]
+        self, now: Standing, fees: Mapping[int, Fraction], others: Mapping[int, Fraction]
+    ) -> Iterator[tuple[Numbers, Numbers]]:
+        """Pairs of placements of tasks, between which a mixture may do."""
+        kernel = self.kernel
+        fewest = under_fees(kernel, self.solution, fees, self.work)
+        yield now.placed, self._tasks(now, made_at_home(kernel, fewest))
+        if len(kernel.nodes) * len(now.rate) > REGULAR or self.part == min(TIES):
+            return
+        most = under_fees(kernel, self.solution, others, self.work)
+        widest = self._tasks(now, most)
+        yield widest, self._tasks(now, fewest)
 
-        @cache
-        def near(limit: int) -> Sequence[int]:
-            fixed = [node for node, far in enumerate(height) if far >= limit]
-            return under_fees(self.kernel, most, fees, self.work, fixed)
+        def hottest(placed: Numbers) -> int:
+            return now.loaded(placed).hottest(range(len(now.rate)))
 
-        def is_hottest(labels: Sequence[int]) -> bool:
-            return now.instead(self._tasks(now, labels)).hottest(range(len(now.rate))) == pool
-
-        if is_hottest(fewest):
+        pool = hottest(widest)
+        if hottest(self._tasks(now, fewest)) == pool:
             return  # whatever may leave it is not enough, and mixed in already
+        height = [*map(heights(kernel.kinds).__getitem__, kernel.nodes)]
+
+        def near(limit: int) -> Numbers:
+            """What leaves it if only so much at the end of the graph may."""
+            fixed = [node for node, far in enumerate(height) if far >= limit]
+            return self._tasks(now, under_fees(kernel, most, fees, self.work, fixed))
+
         low, high = 0, max(height) + 1
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if is_hottest(near(middle)) else (low, middle)
-        yield most, near(high)
+            low, high = (middle, high) if hottest(near(middle)) == pool else (low, middle)
+        yield widest, near(high)
         yield near(low), near(high)
 
     def _tasks(self, now: Standing, solution: Sequence[int]) -> Numbers:
@@ -198,7 +197,12 @@ class Step:
             light(small, self.kernel, much) for much in (HOPE * self.margin, self.margin)
         )
         for cut in [hopeful] if np.array_equal(hopeful, safe) else [hopeful, safe]:
+            mixture = hash(one.tobytes()), hash(other.tobytes()), hash(cut.tobytes())
+            if mixture in self.useless:
+                continue
             then = now.instead(mixed(start, other, cut, self.kernel))
+            if then.largest >= now.largest:
+                self.useless.add(mixture)
             if self._is_worth(now, then):
                 return then
         return now

@@ -56,21 +56,23 @@ class Graph:
             [*map(kinds.whole, distinct.tolist())],
         )
 
-    def judged(self, placed: Numbers, cost: Sequence[Sequence[int]]) -> tuple[list[int], int]:
-        """Bytes made under each label, and the cost of what crosses."""
-        labels = len(cost)
+    def made(self, placed: Numbers, labels: int) -> list[int]:
+        """Bytes made under each of so many labels."""
         made = [0] * labels
         own = ~self.apart
         for (label,), nbytes in self._summed(self.size[own], placed[own]):
             made[label] += nbytes
+        return made
 
+    def traffic(self, placed: Numbers, cost: Sequence[Sequence[int]]) -> int:
+        """Cost of what crosses."""
         far = np.array([[bool(price) for price in row] for row in cost])
         crosses = far[placed[self.source], placed[self.user]]
         source, where = self.source[crosses], placed[self.user[crosses]]
         # What several users under one label need crosses once.
-        source, where = np.divmod(np.unique(source.astype(np.int64) * labels + where), labels)
+        source, where = np.divmod(np.unique(source.astype(np.int64) * len(cost) + where), len(cost))
         ways = self._summed(self.size[source], placed[source], where)
-        return made, sum(nbytes * cost[own][other] for (own, other), nbytes in ways)
+        return sum(nbytes * cost[own][other] for (own, other), nbytes in ways)
 
     def _summed(self, size: Numbers, *labels: Numbers) -> Iterator[tuple[tuple[int, ...], int]]:
         """Bytes of outputs with these sizes, by the labels that they have and by size."""
@@ -103,12 +105,17 @@ class Standing:
         """Judge a placement."""
         rate = _rates(pools.capacity)
         labels = np.array(placed, np.int32)
-        return cls(labels, graph, pools, rate, *graph.judged(labels, pools.cost))
+        made, traffic = graph.made(labels, len(pools.cost)), graph.traffic(labels, pools.cost)
+        return cls(labels, graph, pools, rate, made, traffic)
 
     def instead(self, placed: Numbers) -> Standing:
         """Judge another placement of the same graph."""
-        made, traffic = self.graph.judged(placed, self.pools.cost)
-        return replace(self, placed=placed, made=made, traffic=traffic)
+        traffic = self.graph.traffic(placed, self.pools.cost)
+        return replace(self.loaded(placed), traffic=traffic)
+
+    def loaded(self, placed: Numbers) -> Standing:
+        """Judge the load of another placement, and leave its traffic aside."""
+        return replace(self, placed=placed, made=self.graph.made(placed, len(self.pools.cost)))
 
     def load(self, pool: int) -> int:
         """Bytes produced in a pool per worker, in the unit of `rate`."""
