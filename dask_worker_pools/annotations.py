@@ -31,7 +31,9 @@ PLANNED = True
 
 #: Annotation that declares the bytes of each output.
 SIZE_KEY = "nbytes"
-OWN_KEYS = frozenset({POOL_KEY, SIZE_KEY})
+#: Annotation that says how many partitions of sources an output of unknown size holds.
+WEIGHT_KEY = "worker_pool_weight"
+OWN_KEYS = frozenset({POOL_KEY, SIZE_KEY, WEIGHT_KEY})
 
 #: Annotations that Dask knows how to combine when it fuses two tasks (see `merge_annotations`).
 COMBINABLE = frozenset({"retries", "priority", "resources", "workers", "allow_other_workers"})

@@ -18,8 +18,9 @@ from dask_worker_pools.words import counted, listed, pool_name, short_names, siz
 if TYPE_CHECKING:
     from dask_worker_pools.plan import Plan, Transfer
 
-#: What amounts are: bytes; outputs, where no size is known; or bytes times the cost of links.
-Unit = Literal["bytes", "outputs", "cost"]
+#: What amounts are: bytes; outputs, or partitions of sources, where no size is known; or one of
+#: these times the cost of links.
+Unit = Literal["bytes", "outputs", "partitions", "cost"]
 
 #: Among how many names those are sought that are near to an unknown one.
 MAX_NEAR = 10_000
@@ -117,6 +118,9 @@ class Explanation:
     def _outputs(self) -> str:
         if self.unit == "outputs":
             return "size unknown, counts 1" if self._alone else "sizes unknown, each counts 1"
+        if self.unit == "partitions":
+            unknown = "size unknown, counts" if self._alone else "sizes unknown, count"
+            return f"{unknown} {_amount(self.nbytes, self.unit)}"
         known = [self.source] if self.source and not (self._alone and self.assumed) else []
         if self.assumed:
             known += ["unknown, assumed" if self._alone else f"{self.assumed} unknown, assumed"]
@@ -191,7 +195,6 @@ def explain(plan: Plan, name: Hashable) -> Explanation:
     free = [key for key in keys if key not in plan.pinned and key not in plan.blocked]
     restricted = [set(plan.allowed[key]) for key in free if key in plan.allowed]
     allowed = tuple(sorted(set.intersection(*restricted))) if restricted else None
-    unit: Unit = "outputs" if plan.typical_size is None else "bytes"
     return Explanation(
         name=keys[0] if layer is None else layer,
         layer=plan.layer_of[keys[0]] if layer is None else None,
@@ -208,8 +211,8 @@ def explain(plan: Plan, name: Hashable) -> Explanation:
         transfers=tuple(transfers),
         ships=dict(sorted(ships.items())),
         costs=dict(_costs(plan, free, allowed)),
-        unit=unit,
-        cost_unit=unit if plan.link_cost is None else "cost",
+        unit=plan.unit,
+        cost_unit=plan.unit if plan.link_cost is None else "cost",
     )
 
 
@@ -280,8 +283,8 @@ def _tasks_by_pool(counts: Mapping[str | None, int]) -> str:
 def _amount(amount: float, unit: Unit) -> str:
     if unit == "bytes":
         return size_text(amount)
-    if unit == "outputs":
-        return (
-            counted(round(amount), "output") if amount == round(amount) else f"{amount:g} outputs"
-        )
-    return f"{amount:,.6g}"
+    if unit == "cost":
+        return f"{amount:,.6g}"
+    if amount == round(amount):
+        return counted(round(amount), unit.removesuffix("s"))
+    return f"{amount:g} {unit}"

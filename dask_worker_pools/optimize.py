@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from dask_worker_pools.annotations import (
     POOL_KEY,
     PREFIX,
     SIZE_KEY,
+    WEIGHT_KEY,
     Annotations,
     annotations_by_key,
 )
@@ -38,7 +40,7 @@ from dask_worker_pools.cluster import (
     threads,
     warn_clients,
 )
-from dask_worker_pools.edges import Chunk
+from dask_worker_pools.edges import Chunk, Edges
 from dask_worker_pools.fusion import Optimization, Tasks, fuse
 from dask_worker_pools.graph import (
     TaskGraph,
@@ -54,7 +56,7 @@ from dask_worker_pools.lazy import Later
 from dask_worker_pools.options import LinkCost, Missing, Options
 from dask_worker_pools.placement import Pools, place_numbered
 from dask_worker_pools.plan import Plan
-from dask_worker_pools.sizes import LayerSizes, layer_sizes
+from dask_worker_pools.sizes import LayerSizes, layer_sizes, layer_weights
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -207,6 +209,7 @@ def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster
         blocked=tasks.blocked_keys(),
         sources=told.sources,
         counting=told.counting,
+        weights=Later(lambda: {k: w for k, w in zip(tasks.key_of, told.weights) if w is not None}),
         link_cost=link_cost,
         capacity=cluster.capacity,
         allowed=tasks.allowed_by_key(),
@@ -225,7 +228,7 @@ def chosen_pools(
     labels = place_numbered(
         tasks.edges.inputs,
         tasks.edges.counts,
-        told.nbytes,
+        told.counted(),
         tasks.pinned,
         pools,
         outside=range(len(tasks.edges.outside)),
@@ -244,30 +247,52 @@ class ToldSizes:
     nbytes: list[float | None]  #: None where they are unknown
     sources: Mapping[str, str]  #: how those of each layer are known
     counting: bool  #: none is known, where it would matter
+    #: partitions of sources that those of unknown size are guessed to hold; empty if none is
+    weights: list[float | None] = field(default_factory=list)
+
+    def counted(self) -> list[float | None]:
+        """What each output counts; None where that is as much as a typical one."""
+        if not self.weights:
+            return self.nbytes
+        typical = median([size for size in self.nbytes if size is not None] or [1.0])
+        return [
+            typical * (1.0 if weight is None else weight) if size is None else size
+            for size, weight in zip(self.nbytes, self.weights)
+        ]
 
 
 def told_sizes(graph: HighLevelGraph, tasks: TaskGraph) -> ToldSizes:
     """Tell the bytes of each task's output, as far as they are known."""
-    nbytes: list[float | None] = [None] * len(tasks.edges.outside)
     if not tasks.pinned and not tasks.allowed:
         # Without a pin there is nothing to choose, and no size to know.
         return ToldSizes([None] * len(tasks.edges.counts), {}, False)
-    layers = layer_sizes(graph, {chunk.layer for chunk in tasks.edges.chunks})
+    names = {chunk.layer for chunk in tasks.edges.chunks}
+    layers, weights = layer_sizes(graph, names), layer_weights(graph, names)
+    return ToldSizes(
+        _by_number(layers, tasks.edges),
+        {name: sizes.source for name, sizes in layers.items()},
+        not any(sizes.known for sizes in layers.values()),
+        _by_number(weights, tasks.edges) if weights else [],
+    )
+
+
+def _by_number(layers: Mapping[str, LayerSizes], edges: Edges) -> list[float | None]:
+    """What is told of outputs, by the number of the task."""
+    numbered: list[float | None] = [None] * len(edges.outside)
     alike: dict[float | None, float | None] = {}  # equal sizes are one object, to save memory
-    for chunk in tasks.edges.chunks:
-        layer = layers[chunk.layer]
-        if not layer.known:
-            nbytes += [None] * len(chunk)
+    for chunk in edges.chunks:
+        layer = layers.get(chunk.layer)
+        if layer is None or not layer.known:
+            numbered += [None] * len(chunk)
         elif layer.uniform is not None:
-            nbytes += [layer.uniform] * len(chunk)
+            numbered += [layer.uniform] * len(chunk)
         elif told := _told_blocks(layer, chunk):
-            nbytes += told
+            numbered += told
         else:
             keys = chunk.keys_in_order()
             listed = map(layer.of_all(keys).get, keys)
-            nbytes += (alike.setdefault(size, size) for size in listed)
-    sources = {name: sizes.source for name, sizes in layers.items()}
-    return ToldSizes(nbytes, sources, not any(sizes.known for sizes in layers.values()))
+            numbered += (alike.setdefault(size, size) for size in listed)
+    return numbered
 
 
 def _told_blocks(layer: LayerSizes, chunk: Chunk) -> list[float | None] | None:
@@ -281,10 +306,11 @@ def _told_blocks(layer: LayerSizes, chunk: Chunk) -> list[float | None] | None:
 def _keep_declared_sizes(result: Tasks, graph: HighLevelGraph, tasks: TaskGraph) -> None:
     """Annotate tasks with the sizes that were declared for them: they will be planned again."""
     for name, layer in graph.layers.items():
-        declared = (layer.annotations or {}).get(SIZE_KEY)
-        if declared is None:
+        said = layer.annotations or {}
+        declared = {key: said[key] for key in (SIZE_KEY, WEIGHT_KEY) if said.get(key) is not None}
+        if not declared:
             continue
-        for key, own in annotations_by_key({SIZE_KEY: declared}, tasks.by_key.keys.get(name, ())):
+        for key, own in annotations_by_key(declared, tasks.by_key.keys.get(name, ())):
             if key in result.graph:
                 result.annotations[key] = {**result.annotations.get(key, {}), **own}
 

@@ -13,7 +13,7 @@ from dask.typing import Key
 from dask.utils import key_split
 
 from dask_worker_pools.costs import cost, shipping
-from dask_worker_pools.explain import Explanation, explain
+from dask_worker_pools.explain import Explanation, Unit, explain
 from dask_worker_pools.lazy import once
 from dask_worker_pools.report import as_html, as_text
 from dask_worker_pools.words import counted, short_names, size_text
@@ -98,7 +98,9 @@ class Plan:
     #: how the sizes of each layer's outputs are known: "declared", "chunks", "derived",
     #: "embedded", "rows" or "unknown"; several joined by "+"
     sources: Mapping[str, str] = field(default_factory=dict)
-    counting: bool = False  #: no size is known: each output counts 1
+    counting: bool = False  #: no size is known: each output counts 1, or its weight
+    #: how many partitions of sources outputs of unknown size are guessed to hold, where they are
+    weights: Mapping[Key, float] = field(default_factory=dict)
     #: cost of a byte from one pool to another; None = 1 wherever
     link_cost: Callable[[str, str], float] | None = None
     capacity: Mapping[str, float] = field(default_factory=dict)  #: workers of each pool, else 1
@@ -233,14 +235,26 @@ class Plan:
 
     @once
     def typical_size(self) -> float | None:
-        """Bytes that an output of unknown size counts: the median; None if no size is known."""
+        """Bytes that an output of unknown size counts: the median; None if no size is known.
+
+        An output that has a weight counts so many times as much.
+        """
         known = [size for key, size in self.sizes.items() if key in self._keys]
         return None if self.counting or not known else median(known)
 
+    @once
+    def unit(self) -> Unit:
+        """What `size_of` counts: bytes; if no size is known, partitions of sources, or outputs."""
+        if self.typical_size is not None:
+            return "bytes"
+        return "partitions" if self.weights else "outputs"
+
     def size_of(self, key: Key) -> float:
-        """What an output counts: its bytes, or what is assumed; each 1 if no size is known."""
+        """What an output counts, in `unit`: its bytes, or what is assumed."""
         typical = self.typical_size
-        return 1.0 if typical is None else self.sizes.get(key, typical)
+        if typical is not None and key in self.sizes:
+            return self.sizes[key]
+        return (1.0 if typical is None else typical) * self.weights.get(key, 1.0)
 
     @once
     def assumptions(self) -> tuple[str, ...]:
@@ -260,16 +274,19 @@ class Plan:
         if not self.pools:
             return ()
         if self.typical_size is None:
-            return ("counting outputs, sizes unknown",)
-        unknown = {
-            label: sum(key not in self.sizes for name in layers for key in self.keys_by_layer[name])
+            of_sources = " of sources" if self.unit == "partitions" else ""
+            return (f"counting {self.unit}{of_sources}, sizes unknown",)
+        found = {
+            label: [k for name in layers for k in self.keys_by_layer[name] if k not in self.sizes]
             for label, layers in self.layers_by_label.items()
         }
         typical = size_text(self.typical_size)
         return tuple(
-            f"size of {counted(n, 'output')} of {name} unknown: counted as the median, {typical}"
-            for name, n in unknown.items()
-            if n
+            f"size of {counted(len(keys), 'output')} of {name} unknown: counted as "
+            + ("partitions of sources, each " if any(k in self.weights for k in keys) else "")
+            + f"the median, {typical}"
+            for name, keys in found.items()
+            if keys
         )
 
     # --- Around the tasks -----------------------------------------------------------------------

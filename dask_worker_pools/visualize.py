@@ -273,6 +273,7 @@ def _with_landings(plan: Plan) -> Plan:
         pinned=plan.pinned,
         blocked=plan.blocked,
         counting=plan.counting,
+        weights=plan.weights,
     )
 
 
@@ -476,7 +477,7 @@ def _title(plan: Plan, edges: _Edges) -> str:
         return "Nothing is sent between pools"
     number = counted(len(transfers), "transfer")
     if plan.counting:
-        return f"Between pools: <B>{number}</B> (counting outputs, sizes unknown)"
+        return f"Between pools: <B>{number}</B> ({_escape(plan.assumptions[0])})"
     total = bytes_text(transfer.nbytes for transfer in transfers)
     return f"Between pools: <B>{total}</B> in {number}"
 

@@ -213,6 +213,41 @@ def test_without_sizes_outputs_are_counted() -> None:
     assert "A would cost 2 outputs less (next best)" in repr(plan.explain("sum"))
 
 
+def test_outputs_of_unknown_size_may_weigh_differently() -> None:
+    """Where no size is known an output that has a weight counts it, in partitions of sources.
+
+    x (A, weighs ½) → sum (B), y (A) → sum
+    """
+    plan = plan_of(
+        {"x": "A", "y": "A", "sum": "B"}, "x>sum y>sum", counting=True, weights={"x": 0.5}
+    )
+    assert plan.cost == 1.5
+    assert plan.assumptions == ("counting partitions of sources, sizes unknown",)
+    assert "Between pools: 2 transfers of unknown size (A → B)" in repr(plan)
+    assert "A would cost 1.5 partitions less (next best)" in repr(plan.explain("sum"))
+    assert "size unknown, counts 0.5 partitions" in repr(plan.explain("x"))
+    assert "size unknown, counts 1 partition\n" in repr(plan.explain("y"))
+    assert [transfer.nbytes for transfer in plan.transfers] == [None, None]
+
+
+def test_weights_beside_known_sizes_are_of_the_median() -> None:
+    """Where others are known, an output of unknown size counts its weight of the median.
+
+    x (A, ?, weighs ½), y (A, 8) → sum (B, 8)
+    """
+    plan = plan_of(
+        {"x": "A", "y": "A", "sum": "B"},
+        "x>sum y>sum",
+        sizes={"y": 8, "sum": 8},
+        weights={"x": 0.5, "y": 100},
+    )
+    assert plan.cost == 4 + 8
+    assert plan.total_bytes == 8
+    assert plan.assumptions == (
+        "size of 1 output of x unknown: counted as partitions of sources, each the median, 8 B",
+    )
+
+
 # --- Explanations -----------------------------------------------------------------------------
 
 

@@ -755,3 +755,12 @@ def test_without_sizes_outputs_are_counted() -> None:
     drawing = Drawing(draw(replace(plan, counting=True)))
     assert drawing.legend[0] == "Between pools: 2 transfers (counting outputs, sizes unknown)"
     assert drawing.edges == [("x", "y", "2 outputs")]
+
+
+def test_title_says_what_weights_count() -> None:
+    """Where outputs of unknown size have weights, the title says that partitions are counted."""
+    plan = plan_of({"x": "A", "y": "B"}, "x>y", counting=True, weights={"x": 0.5})
+    legend = Drawing(draw(plan)).legend
+    assert legend[0] == (
+        "Between pools: 1 transfer (counting partitions of sources, sizes unknown)"
+    )

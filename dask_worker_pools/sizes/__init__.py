@@ -28,6 +28,7 @@ from dask.highlevelgraph import HighLevelGraph, Layer
 from dask.typing import Key
 from dask.utils import parse_bytes
 
+from dask_worker_pools.annotations import WEIGHT_KEY
 from dask_worker_pools.sizes.blocks import FRAME, GraphBlocks, is_of_frame
 from dask_worker_pools.sizes.grid import Grid
 
@@ -37,6 +38,7 @@ __all__ = [
     "LayerSizes",
     "SizeEstimates",
     "layer_sizes",
+    "layer_weights",
     "output_sizes",
 ]
 
@@ -228,6 +230,29 @@ def layer_sizes(
         name: _sizes_of(name, layer, blocks)
         for name, layer in graph.layers.items()
         if layers is None or name in layers
+    }
+
+
+def layer_weights(graph: HighLevelGraph, layers: Collection[str]) -> dict[str, LayerSizes]:
+    """Give what outputs of unknown size weigh in each layer where that was said: no bytes.
+
+    Parameters
+    ----------
+    graph : HighLevelGraph
+        The graph; it is not changed.
+    layers : collection of str
+        Names of the wanted layers.
+
+    Returns
+    -------
+    dict of str to LayerSizes
+        By layer name; layers of which nothing was said are absent. A weight stands where a size
+        would.
+    """
+    return {
+        name: _told_by_rows(layer, layer.annotations[WEIGHT_KEY])
+        for name, layer in graph.layers.items()
+        if name in layers and layer.annotations and WEIGHT_KEY in layer.annotations
     }
 
 
