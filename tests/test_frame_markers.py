@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,12 @@ from dask_worker_pools import (
     propagate_pools_in_collection,
     visualize_pools,
 )
+from dask_worker_pools.expr.graphs import graph_of
 from dask_worker_pools.expr.markers import Marker, bare
-from dask_worker_pools.expr.rows import Estimates
+from dask_worker_pools.expr.rows import PARTITION, Estimates
+from dask_worker_pools.graph import read
+from dask_worker_pools.optimize import Pass, told_sizes
+from dask_worker_pools.plan import Plan
 from dask_worker_pools.slots import name_of
 
 SOURCES = ["pandas", "parquet", "map"]
@@ -200,9 +205,7 @@ def test_plan_of_a_join() -> None:
 
 
 def test_unknown_sizes_are_counted_instead() -> None:
-    """Where the size of one side of a join is unknown, all outputs count alike, and the plan says
-    so.
-    """
+    """Where the size of one side of a join is unknown, no bytes are told, and the plan says so."""
     with pool("A"):
         a = dd.from_pandas(ORDERS, npartitions=4)
     with pool("B"):
@@ -211,6 +214,121 @@ def test_unknown_sizes_are_counted_instead() -> None:
     assert plan.counting
     assert "count" in " ".join(plan.assumptions)
     assert plan.sizes == {}
+
+
+def made(where: str, files: int) -> Any:
+    """A frame that a function makes, in a pool: nobody knows its size."""
+    with pool(where):
+        return dd.from_map(_customers, range(files), meta=CUSTOMERS.iloc[:0], label=f"in-{where}")
+
+
+def linked(plan: Plan) -> set[tuple[str | None, str]]:
+    """From where and to where a plan sends anything."""
+    return {(transfer.source, transfer.target) for transfer in plan.transfers}
+
+
+@pytest.mark.parametrize(("in_a", "in_b", "link"), [(8, 2, ("B", "A")), (2, 8, ("A", "B"))])
+def test_of_two_unknown_sizes_the_side_of_fewer_partitions_is_sent(
+    in_a: int, in_b: int, link: tuple[str, str]
+) -> None:
+    """Of two frames of unknown size, the one that is made of fewer partitions is sent, though both
+    have as many once they are shuffled.
+    """
+    plan = plan_pools(made("A", in_a).merge(made("B", in_b), on="customer"))
+    assert linked(plan) == {link}
+
+
+def test_what_is_kept_of_an_unknown_size_counts() -> None:
+    """Of two frames of unknown size, of as many partitions, the one that was filtered is sent."""
+    left, right = made("A", 4), made("B", 4)
+    for kept, other, link in ((left, right, ("A", "B")), (right, left, ("B", "A"))):
+        plan = plan_pools(kept[kept.customer == 3].merge(other, on="customer"))
+        assert linked(plan) == {link}
+
+
+def test_of_fewer_columns_less_is_sent(tmp_path: Path) -> None:
+    """Of two frames of as many csv files, the one of which fewer columns are read is sent."""
+    for name in ("a0", "a1", "b0", "b1"):
+        ORDERS.to_csv(tmp_path / f"{name}.csv", index=False)
+    with pool("A"):
+        left = dd.read_csv(tmp_path / "a*.csv")
+    with pool("B"):
+        right = dd.read_csv(tmp_path / "b*.csv")
+    for some, other, link in ((left, right, ("A", "B")), (right, left, ("B", "A"))):
+        plan = plan_pools(some[["customer", "total"]].merge(other, on="customer"))
+        assert linked(plan) == {link}
+
+
+def test_no_bytes_are_claimed_for_unknown_sizes() -> None:
+    """What is made of partitions of unknown size weighs so many of them, and has no bytes."""
+    plan = plan_pools(made("A", 8).merge(made("B", 2), on="customer"))
+    assert {transfer.nbytes for transfer in plan.transfers} == {None}
+    assert plan.sizes == {}
+    assert plan.total_bytes == 0
+    sent = {transfer.key for transfer in plan.transfers}
+    assert sum(map(plan.size_of, sent)) == pytest.approx(2)
+
+
+def test_what_a_plan_says_of_unknown_sizes() -> None:
+    """A plan says that it counts partitions of sources."""
+    plan = plan_pools(made("A", 8).merge(made("B", 2), on="customer"))
+    assert plan.assumptions == ("counting partitions of sources, sizes unknown",)
+    assert "Between pools: 8 transfers of unknown size (B → A)" in repr(plan)
+    (merged,) = {name for name in plan.layers if "merge" in name}
+    assert "A 8 partitions, B 2 partitions" in repr(plan.explain(merged))
+
+
+@pytest.mark.parametrize(("partitions", "files", "link"), [(8, 2, ("B", "A")), (2, 8, ("A", "B"))])
+def test_a_partition_of_unknown_size_is_like_the_known_ones(
+    partitions: int, files: int, link: tuple[str, str]
+) -> None:
+    """Of a frame of known and one of unknown size, the one of fewer partitions is sent; no bytes
+    are claimed for either.
+    """
+    with pool("A"):
+        known = dd.from_pandas(ORDERS, npartitions=partitions)
+    plan = plan_pools(known.merge(made("B", files), on="customer"))
+    assert linked(plan) == {link}
+    assert {transfer.nbytes for transfer in plan.transfers} == {None}
+
+
+def test_known_sizes_weigh_against_each_other() -> None:
+    """Where others are of unknown size, of two frames of known size the smaller is still sent."""
+    with pool("A"):
+        long = dd.from_pandas(pd.concat([ORDERS] * 10), npartitions=2)
+    with pool("B"):
+        short = dd.from_pandas(ORDERS, npartitions=4)
+    unknown = made("C", 3).merge(made("D", 2), on="customer")
+    plan = plan_pools(long.merge(short, on="customer"), unknown)
+    assert plan.counting
+    assert linked(plan) == {("B", "A"), ("D", "C")}
+
+
+def test_weights_outlast_a_plan() -> None:
+    """A graph that was planned in the user's process weighs as much when it is planned again."""
+    graph, keys = graph_of([made("A", 8).merge(made("B", 2), on="customer")])
+    again = Pass()(graph, keys)
+    before, after = (Counter(told_sizes(one, read(one, keys)).weights) for one in (graph, again))
+    assert before == after
+    assert before.keys() > {0.25, 1.0}  # an eighth of 2 partitions, and one of 8
+
+
+def test_unknown_frames_beside_arrays_of_known_size() -> None:
+    """Beside arrays, a partition of unknown size counts as the median of what is known."""
+    arrays = []
+    for where in ("A", "B"):
+        with pool(where):
+            arrays.append(da.ones((4, 100), chunks=(1, 100)))
+    joined = made("A", 8).merge(made("B", 2), on="customer")
+    plan = plan_pools(joined, arrays[0] + arrays[1])
+    assert not plan.counting
+    shipped = [t for t in plan.transfers if t.nbytes is None]
+    assert {(t.source, t.target) for t in shipped} == {("B", "A")}
+    assert sum(plan.size_of(t.key) for t in shipped) == pytest.approx(2 * 800)
+    assert any(
+        "counted as partitions of sources, each the median, 800 B" in said
+        for said in plan.assumptions
+    )
 
 
 def test_frames_are_planned_with_arrays() -> None:
@@ -353,15 +471,29 @@ def test_bytes_of_functions_are_unknown(tables: Path) -> None:
     assert Estimates().nbytes(orders.total.optimize().expr) is None
 
 
-@pytest.mark.parametrize("kind", ["pandas", "parquet"])
-def test_every_query_has_a_size(kind: str, tables: Path) -> None:
-    """Dask's expressions are known by name: of data of known size, each query has one.
+def test_bytes_of_functions_are_assumed_where_asked_for(tables: Path) -> None:
+    """A partition that a function reads has as many bytes as are assumed, and a column of it
+    fewer.
+    """
+    orders, _ = source("map", tables)
+    assert Estimates(1000.0).nbytes(orders.expr) == pytest.approx(1000)
+    column = Estimates(1000.0).nbytes(orders.total.optimize(fuse=False).expr)
+    assert column is not None
+    assert 0 < column < 500
+
+
+@pytest.mark.parametrize(
+    ("kind", "assumed"), [("pandas", None), ("parquet", None), ("map", PARTITION)]
+)
+def test_every_query_has_a_size(kind: str, assumed: float | None, tables: Path) -> None:
+    """Dask's expressions are known by name: of data of known size, or of a size that is assumed,
+    each query has one.
 
     Quantiles are an exception: their sketches are of no known size.
     """
     lost = []
     for name, query in QUERIES.items():
         frame = query(*source(kind, tables)).optimize(fuse=False)
-        if Estimates().nbytes(frame.expr) is None:
+        if Estimates(assumed).nbytes(frame.expr) is None:
             lost.append(name)
     assert set(lost) <= {"quantile", "describe"}

@@ -211,12 +211,13 @@ def test_what_meets_is_fused_with_the_side_it_runs_beside(client: Client) -> Non
         return pd.DataFrame({"x": [1, 1]})
 
     def numbers(part: int) -> pd.DataFrame:
-        return pd.DataFrame({"x": [part, part]})
+        # A column of two is taken to be smaller than an only one: it is sent, and all meet in A.
+        return pd.DataFrame({"x": [part, part], "y": 0})
 
     def made(name: str, function: Any) -> Any:
         with pool(name):
             divisions = tuple(range(0, 10, 2))
-            return dd.from_map(function, range(4), meta=ones(0), divisions=divisions) + 1
+            return dd.from_map(function, range(4), meta=function(0), divisions=divisions) + 1
 
     result, where = run(client, lambda: (made("A", ones).x + made("B", numbers).x).sum().compute())
     assert result == 2 * (4 * 2 + 6 + 4)
@@ -415,6 +416,26 @@ def test_the_smaller_side_is_sent(client: Client) -> None:
     row = 3 * 8  # with the index
     assert sent.get(("A", "B"), 0) < 2_000
     assert 0 < sent["B", "A"] <= 1.2 * row * len(small)
+
+
+def test_the_side_of_fewer_partitions_is_sent(client: Client) -> None:
+    """Of a join of frames that functions make, about as many bytes cross as the one of fewer
+    partitions has: nobody knows their sizes.
+    """
+
+    def numbered(i: int, name: str) -> pd.DataFrame:
+        return pd.DataFrame({"key": range(10_000 * i, 10_000 * (i + 1)), name: 1.0})
+
+    with pool("A"):
+        left = dd.from_map(numbered, range(8), name="x")
+    with pool("B"):
+        right = dd.from_map(numbered, range(2), name="y")
+    with propagate_pools(), measure_transfers(client) as moved:
+        result = left.merge(right, on="key").y.sum().compute()
+    assert result == 20_000
+    row = 3 * 8  # with the index
+    assert moved.bytes_by_link.get(("A", "B"), 0) < 2_000
+    assert 0 < moved.bytes_by_link["B", "A"] <= 1.2 * row * 20_000
 
 
 # --- what can go wrong

@@ -20,7 +20,7 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
-from dask_worker_pools.annotations import SIZE_KEY, Annotations
+from dask_worker_pools.annotations import SIZE_KEY, WEIGHT_KEY, Annotations
 from dask_worker_pools.edges import toposort
 from dask_worker_pools.errors import NoSuchPool
 from dask_worker_pools.expr.blocks import block_inputs, is_frame, refused, stand_in
@@ -45,6 +45,7 @@ class Placed:
     said: dict[Key, Annotations]  #: what was said of single tasks of `delayed`
     delayed: set[str]  #: names of the expressions that hold delayed objects
     nbytes: dict[str, float]  #: bytes of a partition, by the names of expressions
+    weights: dict[str, float]  #: or else the partitions of sources that it is guessed to hold
     added: Tasks = field(default_factory=dict)  #: more tasks
 
     def keys(self) -> list[Key]:
@@ -64,8 +65,9 @@ class Placed:
 
     def annotations(self, name: str) -> Annotations:
         """What is known of the partitions of an expression."""
+        told = {SIZE_KEY: self.nbytes.get(name), WEIGHT_KEY: self.weights.get(name)}
         own = annotations_of(self.places.get(name))
-        return own | {SIZE_KEY: self.nbytes[name]} if name in self.nbytes else own
+        return own | {key: value for key, value in told.items() if value is not None}
 
     def annotated(self, expr: Any, tasks: Iterable[Key]) -> dict[Key, Annotations]:
         """What is known of the tasks of an expression: where they run and how large they are."""

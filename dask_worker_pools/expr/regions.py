@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dask.delayed import Delayed
@@ -10,10 +10,11 @@ from dask.typing import Key
 
 from dask_worker_pools.annotations import Annotations, annotations_by_key
 from dask_worker_pools.edges import toposort
+from dask_worker_pools.expr.blocks import is_frame
 from dask_worker_pools.expr.markers import Marker, bare
 from dask_worker_pools.expr.places import LIVE, Place, place_in
 from dask_worker_pools.expr.planned import Placed, walk
-from dask_worker_pools.expr.rows import Estimates
+from dask_worker_pools.expr.rows import PARTITION, Estimates
 from dask_worker_pools.graph import as_high_level
 
 
@@ -29,7 +30,7 @@ def placed(exprs: Iterable[Any]) -> Placed:
     for expr in holders:
         said |= delayed_annotations(expr)
     delayed = {expr._name for expr in holders}
-    return Placed(plain, places, said, delayed, _sizes(plain, places))
+    return Placed(plain, places, said, delayed, *_sizes(plain, places))
 
 
 def _said(marked: Iterable[Any], names: dict[str, Any]) -> dict[str, set[Place]]:
@@ -70,24 +71,38 @@ def _grown(plain: Iterable[Any], found: dict[str, set[Place]]) -> dict[str, Plac
     return places
 
 
-def _sizes(plain: Iterable[Any], places: dict[str, Place]) -> dict[str, float]:
-    """Bytes of a partition, where a choice depends on them.
+def _sizes(
+    plain: Iterable[Any], places: dict[str, Place]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Bytes of a partition, where a choice depends on them, or else what it weighs.
 
-    If one of them is unknown all are left out: bytes must not be weighed against counts.
+    If one of them is unknown all are left out: what was assumed must not be reported as bytes. A
+    partition weighs as many partitions of sources as it holds, if those of unknown size are as
+    large as the others.
     """
+    between = {one._name: one for one in _between(plain, places)}
     estimates = Estimates()
-    sizes: dict[str, float] = {}
+    told = {name: estimates.nbytes(one) for name, one in between.items()}
+    nbytes = _known(told)
+    if len(nbytes) == len(told):
+        return nbytes, {}
+    unit = estimates.typical_source() or PARTITION
+    assuming = Estimates(unit)
+    guessed = {name: assuming.nbytes(one) for name, one in between.items() if is_frame(one)}
+    return {}, {name: size / unit for name, size in _known(guessed).items()}
+
+
+def _between(plain: Iterable[Any], places: dict[str, Place]) -> Iterator[Any]:
+    """The expressions that are not inside one pool, and their inputs."""
     for expr in walk(plain):
         place = places.get(expr._name)
         inner = all(places.get(one._name) == place for one in expr.dependencies())
-        if inner and isinstance(place, str):
-            continue
-        for one in (expr, *expr.dependencies()):
-            size = estimates.nbytes(one)
-            if size is None:
-                return {}
-            sizes[one._name] = size
-    return sizes
+        if not (inner and isinstance(place, str)):
+            yield from (expr, *expr.dependencies())
+
+
+def _known(sizes: dict[str, float | None]) -> dict[str, float]:
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 def _delayed(expr: Any) -> list[Delayed]:

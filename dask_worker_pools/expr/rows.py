@@ -4,13 +4,14 @@ Rows are counted where frames are made: exactly for data in memory, from the foo
 for parquet. From there on they follow the expressions. What a filter keeps and how many groups
 there are cannot be known; the usual guesses of databases stand in for them. What a source holds
 that says nothing of itself (csv, functions, delayed objects) is unknown, and so is all that
-follows from it.
+follows from it, unless a size is assumed for its partitions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import isnan, prod
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,26 @@ GROUPS = 0.1
 TEXT, SCALAR = 32.0, 8.0
 #: So many files are looked into.
 FILES = 3
+#: Bytes to assume of a partition where the size of no source is known: so many that a single row is
+#: next to nothing. What follows from it is told in parts of it.
+PARTITION = 1e8
 
 #: A partition's rows on average, or None if they are unknown.
 Rows = float | None
 
 
 class Estimates:
-    """Bytes of the partitions of expressions, asked one by one."""
+    """Bytes of the partitions of expressions, asked one by one.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    assumed : float, optional
+        Bytes of a partition of which nothing is known; None = they stay unknown.
+    """
+
+    def __init__(self, assumed: float | None = None) -> None:
+        self._assumed = assumed
+        self._sources: dict[str, Any] = {}  # the readers that were looked at, by name
         self._rows: dict[str, Rows] = {}
         self._texts: dict[str, float] = {}  # bytes of a text, by the name of its column
 
@@ -60,13 +72,28 @@ class Estimates:
                 stack += waiting
         return self._rows[expr._name]
 
+    def typical_source(self) -> float | None:
+        """Median bytes of a partition of the sources so far; None if none is known."""
+        known = [size for one in self._sources.values() if (size := self.nbytes(one)) is not None]
+        return median(known) if known else None
+
     def _told(self, expr: Any) -> Rows:
         names = [kind.__name__ for kind in type(expr).__mro__]
         rule = next((RULES[name] for name in names if name in RULES), None)
+        if "IO" in names:
+            self._sources[expr._name] = expr
         try:
-            return rule(self, expr) if rule else None
+            rows = rule(self, expr) if rule else None
+            return self._assumed_rows(expr) if rows is None else rows
         except Exception:
             return None
+
+    def _assumed_rows(self, expr: Any) -> Rows:
+        if self._assumed is None:
+            return None
+        # A partition is that large with all its columns, of which perhaps not all are read.
+        whole = expr.operand("user_meta") if "user_meta" in expr._parameters else None
+        return self._assumed / self._width(whole if hasattr(whole, "dtypes") else expr._meta)
 
     def _width(self, meta: Any) -> float:
         if not hasattr(meta, "dtype") and not hasattr(meta, "dtypes"):
