@@ -9,12 +9,14 @@ follows from it, unless a size is assumed for its partitions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import isnan, prod
 from statistics import median
 from typing import Any
 
 import numpy as np
+
+from dask_worker_pools.expr.footers import footers, mean_of_files, some_files
 
 #: The part of the rows that a comparison keeps: of ``==``, and of any other.
 EQUAL, OTHER = 0.1, 1 / 3
@@ -22,8 +24,6 @@ EQUAL, OTHER = 0.1, 1 / 3
 GROUPS = 0.1
 #: Bytes of a text of which nothing is known, and of what is no column of a frame.
 TEXT, SCALAR = 32.0, 8.0
-#: So many files are looked into.
-FILES = 3
 #: Bytes to assume of a partition where the size of no source is known: so many that a single row is
 #: next to nothing. What follows from it is told in parts of it.
 PARTITION = 1e8
@@ -149,73 +149,20 @@ def _pandas(self: Estimates, expr: Any) -> Rows:
     return len(data) / max(1, len(expr._divisions_and_locations[0]) - 1)
 
 
-#: What was read of files, by the names of readers, which change with the files.
-_read: dict[str, list[tuple[float, dict[str, float]]]] = {}
-
-
 def _parquet(self: Estimates, expr: Any) -> Rows:
-    if expr._name not in _read:
-        if len(_read) > 1000:
-            _read.clear()
-        try:
-            _read[expr._name] = list(_footers(expr))
-        except OSError:  # the user need not be allowed to open what the workers read
-            return _by_file_sizes(self, expr) * _kept_by_filters(expr.operand("filters"))
-    stats = _read[expr._name]
-    rows = sum(n for n, _ in stats) / len(stats)
-    for _, texts in stats:
-        self._texts |= texts
-    return rows * _kept_by_filters(expr.operand("filters"))
-
-
-def _footers(expr: Any) -> Iterator[tuple[float, dict[str, float]]]:
-    """Rows of some partitions, and bytes of a text in each of their columns."""
-    if hasattr(expr, "approx_statistics"):  # read through pyarrow's file systems
-        stats = expr.approx_statistics()
-        yield float(stats["num_rows"]), _text_bytes(stats["columns"], stats["num_rows"])
-        return
-    import pyarrow.parquet as pq
-
-    info = expr._dataset_info
-    for path, groups in _some_files(expr):
-        if info["has_metadata_file"]:  # it has all footers
-            footer = next(f.metadata for f in info["ds"].get_fragments() if f.path == path)
-        else:
-            with info["fs"].open(path) as file:
-                footer = pq.ParquetFile(file).metadata
-        chosen = range(footer.num_row_groups) if groups in (None, [None]) else groups
-        for_rows = [footer.row_group(i) for i in chosen]
-        columns = [
-            {
-                "path_in_schema": group.column(i).path_in_schema,
-                "total_uncompressed_size": group.column(i).total_uncompressed_size,
-            }
-            for group in for_rows[:1]
-            for i in range(group.num_columns)
-        ]
-        yield (
-            float(sum(group.num_rows for group in for_rows)),
-            _text_bytes(columns, for_rows[0].num_rows if for_rows else 0),
-        )
-
-
-def _some_files(expr: Any) -> list[tuple[str, Any]]:
-    """Paths of a few of the files, with the row groups that are read of each."""
-    parts = expr._plan["parts"]
-    return [part["piece"][:2] for part in parts[:: max(1, len(parts) // FILES)][:FILES]]
+    try:
+        said = footers(expr)
+    except OSError:  # the user need not be allowed to open what the workers read
+        return _by_file_sizes(self, expr) * _kept_by_filters(expr.operand("filters"))
+    self._texts |= said.texts
+    return said.rows * _kept_by_filters(expr.operand("filters"))
 
 
 def _by_file_sizes(self: Estimates, expr: Any) -> float:
     """Rows as if files held them as memory does: what is packed has more of them."""
     info = expr._dataset_info
-    sizes = [float(info["fs"].size(path)) for path, _ in _some_files(expr)]
-    return sum(sizes) / len(sizes) / self._width(info["base_meta"])
-
-
-def _text_bytes(columns: list[dict[str, Any]], rows: float) -> dict[str, float]:
-    if not rows:
-        return {}
-    return {c["path_in_schema"]: c["total_uncompressed_size"] / rows for c in columns}
+    sizes = [float(info["fs"].size(path)) for path, _ in some_files(expr)]
+    return mean_of_files(expr, sizes) / self._width(info["base_meta"])
 
 
 def _kept_by_filters(filters: Any) -> float:
