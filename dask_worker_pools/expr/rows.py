@@ -1,10 +1,11 @@
 """How many bytes a partition of a frame has, told from its expression: rows × bytes of a row.
 
 Rows are counted where frames are made: exactly for data in memory, from the footers of a few files
-for parquet. From there on they follow the expressions. What a filter keeps and how many groups
-there are cannot be known; the usual guesses of databases stand in for them. What a source holds
-that says nothing of itself (csv, functions, delayed objects) is unknown, and so is all that
-follows from it, unless a size is assumed for its partitions.
+for parquet. From there on they follow the expressions. What a filter keeps is told from the range
+of its column where that is known; otherwise, and for the number of groups, the usual guesses of
+databases stand in. What a source holds that says nothing of itself (csv, functions, delayed
+objects) is unknown, and so is all that follows from it, unless a size is assumed for its
+partitions.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from dask_worker_pools.expr.filters import kept_by_filter, kept_by_reader
 from dask_worker_pools.expr.footers import footers, mean_of_files, some_files
 
-#: The part of the rows that a comparison keeps: of ``==``, and of any other.
-EQUAL, OTHER = 0.1, 1 / 3
 #: Groups, as a part of the rows.
 GROUPS = 0.1
 #: Bytes of a text of which nothing is known, and of what is no column of a frame.
@@ -153,9 +153,9 @@ def _parquet(self: Estimates, expr: Any) -> Rows:
     try:
         said = footers(expr)
     except OSError:  # the user need not be allowed to open what the workers read
-        return _by_file_sizes(self, expr) * _kept_by_filters(expr.operand("filters"))
+        return _cut(_by_file_sizes(self, expr), kept_by_reader(expr))
     self._texts |= said.texts
-    return said.rows * _kept_by_filters(expr.operand("filters"))
+    return _cut(said.rows, kept_by_reader(expr))
 
 
 def _by_file_sizes(self: Estimates, expr: Any) -> float:
@@ -163,15 +163,6 @@ def _by_file_sizes(self: Estimates, expr: Any) -> float:
     info = expr._dataset_info
     sizes = [float(info["fs"].size(path)) for path, _ in some_files(expr)]
     return mean_of_files(expr, sizes) / self._width(info["base_meta"])
-
-
-def _kept_by_filters(filters: Any) -> float:
-    """The part of the rows that parquet's filters keep: any of several lists of comparisons."""
-    if not filters:
-        return 1.0
-    either = filters if isinstance(filters[0], list) else [filters]
-    kept = [prod(EQUAL if c[1] in ("=", "==") else OTHER for c in each) for each in either]
-    return min(1.0, sum(kept))
 
 
 # --- what follows
@@ -189,18 +180,12 @@ def _first(self: Estimates, expr: Any) -> Rows:
 
 def _filter(self: Estimates, expr: Any) -> Rows:
     rows = self.rows(expr.frame)
-    return None if rows is None else rows * _kept(expr.predicate)
+    return None if rows is None else _cut(rows, kept_by_filter(expr))
 
 
-def _kept(predicate: Any) -> float:
-    name = type(predicate).__name__
-    if name == "And":
-        return _kept(predicate.left) * _kept(predicate.right)
-    if name == "Or":
-        return min(1.0, _kept(predicate.left) + _kept(predicate.right))
-    if name in ("Invert", "NE"):
-        return 1 - EQUAL
-    return EQUAL if name in ("EQ", "Isin") else OTHER
+def _cut(rows: float, part: float) -> float:
+    """A part of the rows: at least one is left, for who filters expects to find some."""
+    return max(rows * part, min(rows, 1.0))
 
 
 def _spread(self: Estimates, expr: Any) -> Rows:
