@@ -268,6 +268,17 @@ def test_nothing_left(files: Path) -> None:
     assert Estimates().nbytes(frame.optimize().expr) == 0
 
 
+@pytest.mark.parametrize("kind", SOURCES)
+def test_bytes_of_series(kind: str, files: Path) -> None:
+    """A series has as many bytes as its values, and those of labels once rows are chosen."""
+    frame = source(kind, files)
+    for series in (frame.x, frame.x + frame.y, frame.x[frame.x > 50], frame.shuffle("kind").x):
+        expr = series.optimize(fuse=False).expr.lower_completely()
+        outputs = run_all(expr.__dask_graph__())
+        true = [true_nbytes(v) for key, v in outputs.items() if key[0] == expr._name]  # type: ignore[index]
+        assert Estimates().nbytes(expr) == pytest.approx(np.mean(true), rel=0.05)
+
+
 def test_traffic_of_a_filtered_join(tmp_path: Path) -> None:
     """The bytes that a join of a filtered table sends are predicted within a tenth."""
     (joined,) = join(pool, tmp_path, rows=62_500, other=125_000)

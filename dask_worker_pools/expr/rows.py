@@ -53,7 +53,7 @@ class Estimates:
             if hasattr(type(expr), "chunks"):
                 return _chunk_bytes(expr)
             rows = self.rows(expr)
-            return None if rows is None else rows * self._width(expr._meta)
+            return None if rows is None else rows * (self._width(expr._meta) + _index_bytes(expr))
         except Exception:  # another version of Dask; nothing is to fail for a guess
             return None
 
@@ -115,6 +115,34 @@ class Estimates:
 def _chunk_bytes(array: Any) -> float | None:
     size = prod(array.shape) * float(array.dtype.itemsize) / max(1, prod(array.numblocks))
     return None if isnan(size) else size
+
+
+def _index_bytes(expr: Any) -> float:
+    """Bytes of a row's label in a series; of a frame they are among its columns."""
+    meta = expr._meta
+    if getattr(meta, "ndim", 0) != 1 or not hasattr(meta, "index") or _numbered(expr):
+        return 0.0
+    return SCALAR
+
+
+def _numbered(expr: Any) -> bool:
+    """Whether rows are labelled as their source numbered them: such a range takes no memory.
+
+    As soon as rows are chosen, shuffled or grouped, each has its label.
+    """
+    stack, seen = [expr], 0
+    while stack:
+        one = stack.pop()
+        kinds = {kind.__name__ for kind in type(one).__mro__}
+        one = one.operand("_expr") if "FusedIO" in kinds else one
+        seen += 1
+        if "BlockwiseIO" in kinds:
+            if type(getattr(one._meta, "index", None)).__name__ != "RangeIndex":
+                return False
+        elif seen > 100 or not kinds & {"Elemwise", "Fused"}:  # so long a chain is rare
+            return False
+        stack += _fused(one) or one.dependencies()
+    return True
 
 
 def _is_text(dtype: Any) -> bool:
