@@ -154,6 +154,17 @@ def test_filters_of_readers(kind: str, filters: Any, files: Path) -> None:
     assert told(frame) == pytest.approx(true, rel=0.05)
 
 
+@pytest.mark.parametrize("kind", ["fsspec", "arrow"])
+def test_files_chosen_by_their_paths(kind: str, tmp_path: Path) -> None:
+    """Rows are not taken off a second time for files that are left out by what their paths say."""
+    pd.DataFrame({"x": np.arange(1000.0), "site": np.arange(1000) % 5}).to_parquet(
+        tmp_path, partition_cols=["site"]
+    )
+    filters = [("site", "==", 3), ("x", ">=", 500)]
+    frame = dd.read_parquet(tmp_path, filesystem=kind, filters=filters)
+    assert told(frame) == pytest.approx(100, rel=0.05)
+
+
 def test_filter_after_a_filter_of_the_reader(files: Path) -> None:
     """A filter of a column that the reader has filtered is told from what that has left."""
     frame = dd.read_parquet(files, filters=[("x", ">", 50)])

@@ -143,7 +143,10 @@ def _mask_of_reader(expr: Any) -> Mask:
 
 def _compared_by_reader(expr: Any, name: str, sign: str, value: Any) -> Mask:
     try:
-        column = _MadeUp(footers(expr).ranges[name], name)
+        said = footers(expr)
+        if said.texts and name not in {path.partition(".")[0] for path in said.texts}:
+            return np.ones(ROWS, bool)  # it is in the paths of files, and Dask has chosen by those
+        column = _MadeUp(said.ranges[name], name)
         if sign in ("in", "not in"):
             return column.among(value) ^ (sign == "not in")
         return column.compared(sign, value)

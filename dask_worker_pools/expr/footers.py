@@ -29,7 +29,7 @@ class Said:
     """What is known of a table."""
 
     rows: float  #: of a partition, on average
-    texts: dict[str, float]  #: bytes of a text, by the name of its column
+    texts: dict[str, float]  #: bytes of a text, by the name of its column; of all columns
     ranges: dict[str, Range]  #: by the names of columns, those that are read
 
 
