@@ -100,7 +100,7 @@ class Estimates:
             return SCALAR
         if not hasattr(meta, "columns"):
             return self._bytes_of(getattr(meta, "name", None), meta.dtype)
-        return sum(map(self._bytes_of, meta.columns, meta.dtypes)) + SCALAR
+        return sum(map(self._bytes_of, meta.columns, meta.dtypes))
 
     def _bytes_of(self, column: Any, dtype: Any) -> float:
         if isinstance(dtype, np.dtype) and not dtype.hasobject and dtype.itemsize:
@@ -118,11 +118,10 @@ def _chunk_bytes(array: Any) -> float | None:
 
 
 def _index_bytes(expr: Any) -> float:
-    """Bytes of a row's label in a series; of a frame they are among its columns."""
+    """Bytes of a row's label, of which there are none where rows are only numbered."""
     meta = expr._meta
-    if getattr(meta, "ndim", 0) != 1 or not hasattr(meta, "index") or _numbered(expr):
-        return 0.0
-    return SCALAR
+    labelled = getattr(meta, "ndim", 0) > 0 and hasattr(meta, "index")
+    return SCALAR if labelled and not _numbered(expr) else 0.0
 
 
 def _numbered(expr: Any) -> bool:
@@ -139,6 +138,12 @@ def _numbered(expr: Any) -> bool:
         if "BlockwiseIO" in kinds:
             if type(getattr(one._meta, "index", None)).__name__ != "RangeIndex":
                 return False
+        elif "BlockwiseMerge" in kinds:  # by columns, it numbers what it has found
+            if one.left_index or one.right_index:
+                return False
+            continue
+        elif "ResetIndex" in kinds:
+            continue
         elif seen > 100 or not kinds & {"Elemwise", "Fused"}:  # so long a chain is rare
             return False
         stack += _fused(one) or one.dependencies()
