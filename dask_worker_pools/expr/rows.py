@@ -53,7 +53,9 @@ class Estimates:
             if hasattr(type(expr), "chunks"):
                 return _chunk_bytes(expr)
             rows = self.rows(expr)
-            return None if rows is None else rows * (self._width(expr._meta) + _index_bytes(expr))
+            return (
+                None if rows is None else rows * (self._width(expr._meta) + self._index_bytes(expr))
+            )
         except Exception:  # another version of Dask; nothing is to fail for a guess
             return None
 
@@ -93,7 +95,16 @@ class Estimates:
             return None
         # A partition is that large with all its columns, of which perhaps not all are read.
         whole = expr.operand("user_meta") if "user_meta" in expr._parameters else None
-        return self._assumed / self._width(whole if hasattr(whole, "dtypes") else expr._meta)
+        meta = whole if hasattr(whole, "dtypes") else expr._meta
+        return self._assumed / (self._width(meta) + SCALAR)
+
+    def _index_bytes(self, expr: Any) -> float:
+        """Bytes of a row's label, of which there are none where rows are only numbered."""
+        meta = expr._meta
+        labelled = getattr(meta, "ndim", 0) > 0 and hasattr(meta, "index")
+        # What is assumed of a partition is so of its labels, too: it has the same weight anywhere.
+        numbered = self._assumed is None and labelled and _numbered(expr)
+        return SCALAR if labelled and not numbered else 0.0
 
     def _width(self, meta: Any) -> float:
         if not hasattr(meta, "dtype") and not hasattr(meta, "dtypes"):
@@ -115,13 +126,6 @@ class Estimates:
 def _chunk_bytes(array: Any) -> float | None:
     size = prod(array.shape) * float(array.dtype.itemsize) / max(1, prod(array.numblocks))
     return None if isnan(size) else size
-
-
-def _index_bytes(expr: Any) -> float:
-    """Bytes of a row's label, of which there are none where rows are only numbered."""
-    meta = expr._meta
-    labelled = getattr(meta, "ndim", 0) > 0 and hasattr(meta, "index")
-    return SCALAR if labelled and not _numbered(expr) else 0.0
 
 
 def _numbered(expr: Any) -> bool:
