@@ -250,3 +250,35 @@ def test_what_moves_as_a_whole_only_is_cut_nearer_to_the_end() -> None:
     placed = place(graph, pins, sizes, balance=0.01)
     assert traffic(graph, placed, sizes) == 8e6
     assert max(loads(placed, sizes).values()) <= sum(sizes.values()) / 2 + 1e6
+
+
+def test_ends_of_one_side_stay_at_home_when_the_rest_goes_both_ways() -> None:
+    """Means of u² and v² are made where u and v lie, and half of the means of u·v in each pool.
+
+    u_i[A] 4M --> square_i 4M --> mean (one of a group) 1k --> all 1k
+        '-------> product_i 8M --> mean (one of a group) 1k --> all 1k
+    v_i[B] 4M --> part_i 4M --'
+        '-------> square_i 4M --> mean (one of a group) 1k --> all 1k
+    """
+    graph: Graph = {
+        ("all", of): [("mean", of, group) for group in range(2)] for of in ("u", "v", "uv")
+    }
+    pins: dict[Any, str] = {}
+    for group in range(2):
+        for i in range(6):
+            u, v, part = (("u", group, i), ("v", group, i), ("part", group, i))
+            graph |= {u: [], v: [], part: [v], ("square", *u): [u], ("square", *v): [v]}
+            graph["product", group, i] = [u, part]
+            pins |= {u: "A", v: "B"}
+        for of in "uv":
+            graph["mean", of, group] = [("square", of, group, i) for i in range(6)]
+        graph["mean", "uv", group] = [("product", group, i) for i in range(6)]
+    nbytes = {"mean": 1e3, "all": 1e3, "product": 8e6}
+    sizes = {key: nbytes.get(key[0], 4e6) for key in graph}
+    least = traffic(graph, place(graph, pins, sizes), sizes)
+    placed = place(graph, pins, sizes, balance=0.01)
+    assert traffic(graph, placed, sizes) <= 1.001 * least
+    assert loads(placed, sizes)["A"] == pytest.approx(loads(placed, sizes)["B"], rel=0.01)
+    assert {placed["mean", "u", group] for group in range(2)} == {"A"}
+    assert {placed["mean", "v", group] for group in range(2)} == {"B"}
+    assert Counter(placed["mean", "uv", group] for group in range(2)) == {"A": 1, "B": 1}

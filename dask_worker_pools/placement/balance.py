@@ -36,7 +36,7 @@ from typing import cast
 import numpy as np
 
 from dask_worker_pools.placement.blocks import Numbers
-from dask_worker_pools.placement.fees import made_at_home, under_fees
+from dask_worker_pools.placement.fees import ends_at_home, made_at_home, under_fees
 from dask_worker_pools.placement.kinds import Kernel
 from dask_worker_pools.placement.mixture import heights, light, mixed, small_first
 from dask_worker_pools.placement.standing import Graph, Standing
@@ -154,6 +154,10 @@ class Step:
         if len(kernel.nodes) * len(now.rate) > REGULAR or self.part == min(TIES):
             return
         most = under_fees(kernel, self.solution, others, self.work)
+        yield (
+            self._tasks(now, ends_at_home(kernel, most)),
+            self._tasks(now, ends_at_home(kernel, fewest)),
+        )
         widest = self._tasks(now, most)
         yield widest, self._tasks(now, fewest)
 

@@ -14,7 +14,7 @@ from dask_worker_pools.placement.cuts import solve
 from dask_worker_pools.placement.kinds import Kernel
 from dask_worker_pools.placement.nets import Problem
 
-__all__ = ["made_at_home", "under_fees"]
+__all__ = ["ends_at_home", "made_at_home", "under_fees"]
 
 
 def under_fees(
@@ -52,10 +52,7 @@ def made_at_home(kernel: Kernel, solution: Sequence[int]) -> list[int]:
     A fee makes outputs cross early and whole. Then all that is made of them has to stay together.
     """
     problem, labels = kernel.problem(0), list(solution)
-    makers: list[set[int]] = [set() for _ in kernel.nodes]
-    for net in kernel.nets:
-        for node in net.consumers:
-            makers[node].add(net.hub)
+    makers = _makers(kernel)
 
     def bring(nodes: Sequence[int], home: int) -> None:
         """Label nodes with `home`, if all of them may be there and if that costs no more."""
@@ -83,6 +80,37 @@ def made_at_home(kernel: Kernel, solution: Sequence[int]) -> list[int]:
         for nodes in away.values():
             bring(nodes, home)
     return labels
+
+
+def ends_at_home(kernel: Kernel, solution: Sequence[int]) -> list[int]:
+    """Let what is made of outputs of one pool alone be made there, if no other has a use for it.
+
+    That is never dearer. Whatever else needs these outputs may then be made elsewhere by parts.
+    """
+    labels = list(solution)
+    away: set[int] = set()  # groups that something else has a use for
+    groups = list(_natives(_makers(kernel)))
+    member = {node: number for number, (_, nodes) in enumerate(groups) for node in nodes}
+    for net in kernel.nets:
+        if net.hub in member:
+            own = member[net.hub]
+            users = {member.get(node) for node in net.consumers}
+            if not (users <= {own} and net.present <= {groups[own][0]}):
+                away.add(own)
+    for number, (home, nodes) in enumerate(groups):
+        if number not in away and all(home in kernel.options[node] for node in nodes):
+            for node in nodes:
+                labels[node] = home
+    return labels
+
+
+def _makers(kernel: Kernel) -> list[set[int]]:
+    """What each node is made of."""
+    makers: list[set[int]] = [set() for _ in kernel.nodes]
+    for net in kernel.nets:
+        for node in net.consumers:
+            makers[node].add(net.hub)
+    return makers
 
 
 def _natives(makers: Sequence[Collection[int]]) -> Iterator[tuple[int, list[int]]]:
