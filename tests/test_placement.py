@@ -10,6 +10,7 @@ import gzip
 import json
 import pickle
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,6 +25,7 @@ from placement_oracle import Case
 from benchmarks.placement import PROBLEMS, arguments
 from dask_worker_pools.placement import (
     GraphCycle,
+    InvalidBalance,
     InvalidCapacity,
     InvalidLinkCost,
     InvalidSize,
@@ -279,6 +281,13 @@ def test_a_cycle_is_named() -> None:
     assert sorted(map(str, caught.value.keys)) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("bad", [-0.01, float("nan"), float("inf")])
+def test_balance_must_be_a_number(bad: float) -> None:
+    """What may be spent on a lower load is finite and not negative."""
+    with pytest.raises(InvalidBalance, match=re.escape(f"balance={bad!r}")):
+        place({"x": []}, {"x": "A"}, {}, balance=bad)
+
+
 @pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
 def test_capacities_and_link_costs_must_be_numbers(bad: float) -> None:
     """What is no number of workers or no price is refused."""
@@ -296,6 +305,7 @@ def test_capacities_and_link_costs_must_be_numbers(bad: float) -> None:
         NoPoolAllowed("x", []),
         InvalidLinkCost("A", "B", -1),
         InvalidCapacity("A", -1),
+        InvalidBalance(-1.0),
         GraphCycle(["x", "y"]),
     ],
 )

@@ -49,6 +49,7 @@ from dask_worker_pools.placement.cuts import solve
 from dask_worker_pools.placement.kinds import Kernel, Kinds, crossing_late, linked_kinds, unlink
 from dask_worker_pools.placement.problem import (
     GraphCycle,
+    InvalidBalance,
     InvalidCapacity,
     InvalidLinkCost,
     InvalidSize,
@@ -63,6 +64,7 @@ from dask_worker_pools.placement.standing import Graph
 
 __all__ = [
     "GraphCycle",
+    "InvalidBalance",
     "InvalidCapacity",
     "InvalidLinkCost",
     "InvalidSize",
@@ -197,6 +199,8 @@ def place_numbered(
     PlacementError
         As for :func:`place`.
     """
+    if not (isfinite(balance) and balance >= 0):
+        raise InvalidBalance(balance)
     return _placed(
         inputs,
         counts,

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 __all__ = [
     "GraphCycle",
+    "InvalidBalance",
     "InvalidCapacity",
     "InvalidLinkCost",
     "InvalidSize",
@@ -80,6 +81,20 @@ class InvalidCapacity(PlacementError):
         return (
             f"Pool {self.pool!r} has capacity {self.capacity!r}. Capacities count workers: they "
             "are finite and not negative."
+        )
+
+
+class InvalidBalance(PlacementError):
+    """The traffic to spend on a lower load is negative, infinite or not a number."""
+
+    def __init__(self, balance: float) -> None:
+        super().__init__(balance)
+        self.balance = balance
+
+    def __str__(self) -> str:
+        return (
+            f"balance={self.balance!r} is no part of the least traffic. Say 0.01 for one per cent "
+            "more, or 0 for none."
         )
 
 
