@@ -47,6 +47,12 @@ class Case:
         return float(self.record["predicted"])
 
     @property
+    def foretold(self) -> str:
+        """What was predicted, in words: of sizes that nobody knows nothing is."""
+        unknown = not self.predicted and any("unknown" in one for one in self.record["assumptions"])
+        return "unknown" if unknown else amount(self.predicted)
+
+    @property
     def contenders(self) -> Mapping[str, str]:
         titles: Mapping[str, str] = self.record["titles"]
         return titles
@@ -134,7 +140,7 @@ def _faster(cases: Sequence[Case]) -> Verdict:
 
 def _foreseen(cases: Sequence[Case]) -> Verdict:
     misses = [
-        f"{case.name}: {amount(case.predicted)} predicted, {amount(case.crossed(OURS))} measured"
+        f"{case.name}: {case.foretold} predicted, {amount(case.crossed(OURS))} measured"
         for case in cases
         if abs(case.predicted - case.crossed(OURS)) > MOST_OFF * case.crossed(OURS)
     ]
@@ -181,7 +187,7 @@ def bytes_table(cases: Sequence[Case]) -> str:
         least = min(case.crossed(who) for who in titles)
         cells = [_crossed_cell(case, who, least) for who in titles]
         bound = ("" if case.record["bound"]["exact"] else "≥ ") + amount(case.bound)
-        rows.append([title, shape, bound, amount(case.predicted), *cells])
+        rows.append([title, shape, bound, case.foretold, *cells])
     return table(rows, left=2)
 
 

@@ -269,6 +269,27 @@ def test_no_bytes_are_claimed_for_unknown_sizes() -> None:
     assert sum(map(plan.size_of, sent)) == pytest.approx(2)
 
 
+def test_a_plan_shows_what_is_inside_pools_too() -> None:
+    """Where the sizes of frames are known, a plan tells those of all outputs, and assumes nothing.
+
+    The pieces that a shuffle cuts hold as much together as what it makes of them.
+    """
+    with pool("A"):
+        left = dd.from_pandas(ORDERS, npartitions=8)
+    with pool("B"):
+        right = dd.from_pandas(CUSTOMERS, npartitions=2)
+    plan = plan_pools(left[left.total > 100].merge(right, on="customer"))
+    assert plan.assumptions == ()
+    assert plan.sizes.keys() >= plan.pools.keys()
+    total: Counter[Any] = Counter()
+    for key, size in plan.sizes.items():
+        total[name_of(key)] += round(size * 1000)
+    shuffles = [str(name).removeprefix("split-") for name in total if str(name)[:6] == "split-"]
+    assert len(shuffles) == 2
+    for name in shuffles:
+        assert total[name] == pytest.approx(total[f"split-{name}"], rel=1e-3)
+
+
 def test_what_a_plan_says_of_unknown_sizes() -> None:
     """A plan says that it counts partitions of sources."""
     plan = plan_pools(made("A", 8).merge(made("B", 2), on="customer"))

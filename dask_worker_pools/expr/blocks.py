@@ -28,9 +28,14 @@ def is_frame(expr: Any) -> bool:
     return isinstance(expr, _frames("Expr"))
 
 
-def _frames(name: str) -> Any:
+def is_shuffle(expr: Any) -> bool:
+    """Whether an expression is a shuffle by tasks, in several steps."""
+    return isinstance(expr, _frames("SimpleShuffle", "_shuffle"))
+
+
+def _frames(name: str, module: str = "_expr") -> Any:
     # Arrays that are made of expressions come here too, perhaps where there is no dask.dataframe.
-    return getattr(sys.modules.get("dask.dataframe.dask_expr._expr"), name, ())
+    return getattr(sys.modules.get(f"dask.dataframe.dask_expr.{module}"), name, ())
 
 
 def block_inputs(expr: Any) -> dict[str, int] | None:

@@ -9,7 +9,8 @@ What is here travels to the scheduler by value, with all that it refers to.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -23,7 +24,7 @@ from dask.typing import Key
 from dask_worker_pools.annotations import SIZE_KEY, WEIGHT_KEY, Annotations
 from dask_worker_pools.edges import toposort
 from dask_worker_pools.errors import NoSuchPool
-from dask_worker_pools.expr.blocks import block_inputs, is_frame, refused, stand_in
+from dask_worker_pools.expr.blocks import block_inputs, is_frame, is_shuffle, refused, stand_in
 from dask_worker_pools.expr.blocks import written as written_out
 from dask_worker_pools.expr.places import Place, annotations_of
 from dask_worker_pools.fusion import Tasks as Result
@@ -72,10 +73,14 @@ class Placed:
     def annotated(self, expr: Any, tasks: Iterable[Key]) -> dict[Key, Annotations]:
         """What is known of the tasks of an expression: where they run and how large they are."""
         own = self.annotations(expr._name)
-        if expr._name not in self.delayed:
+        if expr._name in self.delayed:
+            # The delayed objects inside have pools of their own.
+            other = self.said
+        elif is_shuffle(expr):
+            other = _steps_of_shuffle(expr, tasks, own)
+        else:
             return dict.fromkeys(tasks, own) if own else {}
-        # The delayed objects inside have pools of their own.
-        return {key: own if name_of(key) == expr._name else self.said.get(key, {}) for key in tasks}
+        return {key: own if name_of(key) == expr._name else other.get(key, {}) for key in tasks}
 
     def fixed(self) -> dict[str, str]:
         """The pools of the expressions whose tasks need no plan, by name."""
@@ -84,6 +89,19 @@ class Placed:
             for name, place in self.places.items()
             if isinstance(place, str) and name not in self.delayed
         }
+
+
+def _steps_of_shuffle(expr: Any, tasks: Iterable[Key], own: Annotations) -> dict[Key, Annotations]:
+    """What is known of the tasks inside a shuffle: those of each step hold all rows together."""
+    steps: defaultdict[Hashable, list[Key]] = defaultdict(list)
+    for key in tasks:
+        steps[name_of(key)].append(key)
+    said: dict[Key, Annotations] = {}
+    for keys in steps.values():
+        part = expr.npartitions / len(keys)
+        sizes = {key: own[key] * part for key in (SIZE_KEY, WEIGHT_KEY) if key in own}
+        said |= dict.fromkeys(keys, own | sizes)
+    return said
 
 
 def annotated_layer(tasks: Tasks, said: Mapping[Key, Annotations]) -> MaterializedLayer:

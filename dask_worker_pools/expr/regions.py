@@ -85,7 +85,8 @@ def _sizes(
     told = {name: estimates.nbytes(one) for name, one in between.items()}
     nbytes = _known(told)
     if len(nbytes) == len(told):
-        return nbytes, {}
+        # Those inside pools change nothing, but who looks at a plan wants to see them.
+        return _known({one._name: estimates.nbytes(one) for one in walk(plain)}), {}
     unit = estimates.typical_source() or PARTITION
     assuming = Estimates(unit)
     guessed = {name: assuming.nbytes(one) for name, one in between.items() if is_frame(one)}
