@@ -58,7 +58,8 @@ def pool(*names: str | None, nbytes: float | str | None = None) -> _PoolContext:
         never gets a pool, and runs anywhere.
     nbytes : float or str, optional
         Size of each output created inside, such as ``"2 GiB"``, where Dask cannot know it: one
-        partition of a bag, the result of one delayed function, one chunk of an array.
+        partition of a bag, the result of one delayed function, one chunk of an array. Of dataframes
+        it is the size of a partition of what is read or made; what follows is told from that.
 
     Returns
     -------

@@ -216,9 +216,9 @@ def test_unknown_sizes_are_counted_instead() -> None:
     assert plan.sizes == {}
 
 
-def made(where: str, files: int) -> Any:
-    """A frame that a function makes, in a pool: nobody knows its size."""
-    with pool(where):
+def made(where: str, files: int, nbytes: float | None = None) -> Any:
+    """A frame that a function makes, in a pool: nobody knows its size unless it is declared."""
+    with pool(where, nbytes=nbytes):
         return dd.from_map(_customers, range(files), meta=CUSTOMERS.iloc[:0], label=f"in-{where}")
 
 
@@ -288,6 +288,39 @@ def test_a_plan_shows_what_is_inside_pools_too() -> None:
     assert len(shuffles) == 2
     for name in shuffles:
         assert total[name] == pytest.approx(total[f"split-{name}"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("in_a", "in_b", "link"), [(1e6, 8e6, ("A", "B")), (4e6, 8e6, ("B", "A"))])
+def test_declared_sizes_of_frames_are_weighed_as_bytes(
+    in_a: float, in_b: float, link: tuple[str, str]
+) -> None:
+    """The side of fewer declared bytes is sent, and they are what a plan says is sent."""
+    plan = plan_pools(made("A", 8, in_a).merge(made("B", 2, in_b), on="customer"))
+    assert linked(plan) == {link}
+    # The labels of the rows, which each has once they are shuffled, come on top.
+    assert min(8 * in_a, 2 * in_b) <= plan.total_bytes <= 1.5 * min(8 * in_a, 2 * in_b)
+    assert plan.assumptions == ()
+
+
+def test_declared_sizes_are_of_all_columns() -> None:
+    """Of a partition of which fewer columns are used, less is sent."""
+    whole = plan_pools(made("A", 8, 8e6).merge(made("B", 2, 4e6), on="customer"))
+    some = made("A", 8, 8e6).merge(made("B", 2, 4e6)[["customer"]], on="customer")
+    assert linked(whole) == linked(plan_pools(some)) == {("B", "A")}
+    assert plan_pools(some).total_bytes < 0.9 * whole.total_bytes
+
+
+def test_declared_sizes_outlast_all_that_happens_to_a_marker() -> None:
+    """A size stays declared where a frame is pickled, assigned, or pinned in one place of two."""
+    left, right = made("A", 8, 1e6), made("B", 2, 8e6)
+    total = plan_pools(left.merge(right, on="customer")).total_bytes
+    copied = cloudpickle.loads(cloudpickle.dumps(left))
+    assert plan_pools(copied.merge(right, on="customer")).total_bytes == total
+    again = assign_pool(left[left.customer > 0], "A").merge(right, on="customer")
+    assert 0 < plan_pools(again).total_bytes < total
+    bare_left = dd.from_map(_customers, range(8), meta=CUSTOMERS.iloc[:0], label="in-A")
+    both = plan_pools(left.merge(right, on="customer"), bare_left.merge(right, on="customer"))
+    assert both.assumptions == ()
 
 
 def test_what_a_plan_says_of_unknown_sizes() -> None:

@@ -438,6 +438,22 @@ def test_the_side_of_fewer_partitions_is_sent(client: Client) -> None:
     assert 0 < moved.bytes_by_link["B", "A"] <= 1.2 * row * 20_000
 
 
+def test_the_side_of_fewer_declared_bytes_is_sent(client: Client) -> None:
+    """Where sizes are declared, they are what counts, in the scheduler too."""
+
+    def numbered(i: int, name: str) -> pd.DataFrame:
+        return pd.DataFrame({"key": range(1000 * i, 1000 * (i + 1)), name: 1.0})
+
+    with pool("A", nbytes="1 MB"):
+        left = dd.from_map(numbered, range(8), name="x")
+    with pool("B", nbytes="64 MB"):
+        right = dd.from_map(numbered, range(2), name="y")
+    with propagate_pools(), measure_transfers(client) as moved:
+        result = left.merge(right, on="key").y.sum().compute()
+    assert result == 2000
+    assert {(a, b) for a, b in moved.bytes_by_link if a != b} == {("A", "B")}
+
+
 # --- what can go wrong
 
 

@@ -26,7 +26,7 @@ def array_kind(base: type[Any]) -> type[Any]:
         """An array in a pool, as it was built."""
 
         family = base
-        _parameters = ["frame", "place", "pins"]  # noqa: RUF012
+        _parameters = ["frame", "place", "said"]  # noqa: RUF012
 
         @cached_property
         def _name(self) -> str:  # type: ignore[override]
@@ -37,7 +37,7 @@ def array_kind(base: type[Any]) -> type[Any]:
             return self.frame.chunks
 
         def __reduce__(self) -> Any:
-            return ByValue(marked_again), (self.frame, self.place, self.pins)
+            return ByValue(marked_again), (self.frame, self.place, *self.said)
 
     class LoweredArrayInPool(ArrayInPool):
         """An array in a pool, lowered."""

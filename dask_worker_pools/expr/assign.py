@@ -9,6 +9,7 @@ from dask._expr import Expr
 from dask_worker_pools.annotations import BLOCKED, check_pool_name
 from dask_worker_pools.errors import ConflictingPools
 from dask_worker_pools.expr.markers import Marker, bare, kind_of, lifted, marker
+from dask_worker_pools.expr.said import Said
 
 T = TypeVar("T")
 
@@ -56,9 +57,9 @@ def assign_pool(collection: T, name: str | None) -> T:
     if isinstance(expr, Marker) and expr.place not in (None, place):
         pools = sorted({str(expr.place), str(place)})
         raise ConflictingPools(bare(expr)._name, type(expr.frame).__name__, pools)
-    frame = expr.frame if isinstance(expr, Marker) else expr
-    below, _, pins = lifted(frame, place)
-    new = marker(kind, below, place, {*pins, *_without_pool(frame)})
+    frame, before = (expr.frame, expr.said) if isinstance(expr, Marker) else (expr, Said())
+    below, _, said = lifted(frame, place)
+    new = marker(kind, below, place, before | said | Said(tuple(_without_pool(frame))))
     return type(collection)(new)  # type: ignore[call-arg]
 
 

@@ -11,6 +11,7 @@ from dask_worker_pools.expr.markers import Marker, bare, floated, lifted, marker
 from dask_worker_pools.expr.pins import pinned
 from dask_worker_pools.expr.places import Place, inside, place_in, single_place
 from dask_worker_pools.expr.regions import delayed_places
+from dask_worker_pools.expr.said import Said, declared
 from dask_worker_pools.expr.went import remembered
 
 
@@ -40,8 +41,13 @@ def built(kind: type[Any]) -> Callable[[Any], Any]:
 
 def pinned_here(kind: type[Any], expr: Any, place: Place) -> Any:
     """A marker that says that the user pinned an expression."""
-    below, _, pins = lifted(expr, place)
-    return marker(kind, below, place, {*pins, bare(expr)._name})
+    below, _, said = lifted(expr, place)
+    plain = bare(expr)
+    new = declared(plain, dask.get_annotations())
+    # What lies below and was declared before keeps its size.
+    known = dict(said.sizes)
+    sizes = tuple((name, nbytes) for name, nbytes in new.sizes if name not in known)
+    return marker(kind, below, place, said | Said((plain._name,), sizes))
 
 
 def _inherited(expr: Any) -> set[Place]:

@@ -24,7 +24,7 @@ class _FrameMarker(Marker, FrameExpr):
     """What a marker tells Dask about itself: whatever the frame below would say."""
 
     family = FrameExpr
-    _parameters = ["frame", "place", "pins"]  # noqa: RUF012
+    _parameters = ["frame", "place", "said"]  # noqa: RUF012
     _is_length_preserving = True
 
     @cached_property
@@ -63,11 +63,11 @@ class _FrameMarker(Marker, FrameExpr):
         # have other partitions then. What follows is above the marker.
         if isinstance(parent, Marker | Blockwise):
             return None
-        probe = LoweredFrameInPool(self.frame, self.place, self.pins)
+        probe = LoweredFrameInPool(self.frame, self.place, self.said)
         tuned = self.frame._tune_up(probe)
         if tuned is None or tuned._name == probe._name:
             return None
-        return parent.substitute(self, marker(type(self), tuned.frame, self.place, self.pins))
+        return parent.substitute(self, marker(type(self), tuned.frame, self.place, self.said))
 
     def _task(self, key: Key, index: int) -> Any:
         return Alias(key, (self.frame._name, index))
@@ -77,7 +77,7 @@ class FrameInPool(_FrameMarker, Blockwise):
     """A frame in a pool, as it was built: to Dask, one more blockwise step."""
 
     def __reduce__(self) -> Any:
-        return ByValue(marked_again), (self.frame, self.place, self.pins)
+        return ByValue(marked_again), (self.frame, self.place, *self.said)
 
 
 class LoweredFrameInPool(_FrameMarker):
@@ -88,7 +88,7 @@ class LoweredFrameInPool(_FrameMarker):
         if "optimized" in self.__dict__:
             return graph
         # Dask looks for a frame's partitions under the name of the collection as it was built.
-        name = FrameInPool(self.frame, self.place, self.pins)._name
+        name = FrameInPool(self.frame, self.place, self.said)._name
         for key in self.__dask_keys__():
             graph[name, key[1]] = Alias((name, key[1]), key)
         return graph

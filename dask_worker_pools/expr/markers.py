@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 from dask._expr import Expr, _ExprSequence
 from dask.tokenize import tokenize
 
 from dask_worker_pools.expr.places import LIVE, Place, inside, within
+from dask_worker_pools.expr.said import Said
 from dask_worker_pools.expr.went import remember
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ class Marker:
 
     frame: Any
     place: Place
-    pins: tuple[str, ...]  #: bare names of the expressions below that the user pinned here
+    said: Said  #: what the user said of the expressions below
     operands: list[Any]
     _name: str
     _determ_token: str | None
@@ -46,11 +49,11 @@ class Marker:
         return self.frame._meta
 
     def __init__(self, *operands: Any, **parameters: Any) -> None:
-        # Defined so that Dask does not take an older marker of the same name, with other pins.
+        # Defined so that Dask does not take an older marker of the same name, of other sayings.
         pass
 
     def __dask_tokenize__(self) -> str:
-        # The same frame in the same place is the same to Dask, whatever else was pinned.
+        # The same frame in the same place is the same to Dask, whatever else was said.
         if not self._determ_token:
             self._determ_token = tokenize(type(self).__name__, self.frame._name, self.place)
         return self._determ_token
@@ -62,7 +65,7 @@ class Marker:
 
     def finalize_compute(self) -> Any:
         """What is computed for the user, in the pool too."""
-        return marker(type(self), self.frame.finalize_compute(), self.place, self.pins)
+        return marker(type(self), self.frame.finalize_compute(), self.place, self.said)
 
     def simplify_once(self, dependents: Dependents, simplified: dict[str, Any]) -> Any:
         """Simplify what is below as if there were no marker."""
@@ -86,7 +89,7 @@ class Marker:
             frame = step(self.frame)
         result: Any = self
         if frame._name != self.frame._name or (kind and not isinstance(self, kind)):
-            result = marker(kind or type(self), frame, self.place, self.pins)
+            result = marker(kind or type(self), frame, self.place, self.said)
         done[self._name] = result
         return result
 
@@ -142,25 +145,23 @@ def kind_of(expr: Any) -> type[Any] | None:
     return found
 
 
-def marked_again(frame: Any, place: Place, pins: tuple[str, ...]) -> Any:
+def marked_again(frame: Any, place: Place, *said: Any) -> Any:
     """A marker that was pickled; what it marked, where this package is not installed."""
     try:
         from dask_worker_pools.expr import markers
+        from dask_worker_pools.expr import said as here
     except ImportError:
         return frame
     kind = markers.kind_of(frame)
-    return frame if kind is None else kind(frame, place, pins)
+    return frame if kind is None else kind(frame, place, here.Said(*said))
 
 
-def marker(kind: type[Any], frame: Any, place: Place, pins: Iterable[str] = ()) -> Any:
+def marker(kind: type[Any], frame: Any, place: Place, said: Said = Said()) -> Any:  # noqa: B008
     """A marker around `frame`. Of two that would stand around each other, one says all."""
-    pinned = set(pins)
     if isinstance(frame, Marker) and (place is None or frame.place in (place, None)):
-        if frame.place is not None:
-            place = frame.place
-            pinned.update(frame.pins)
-        frame = frame.frame
-    return kind(frame, place, tuple(sorted(pinned)))
+        place = frame.place if place is None else place
+        frame, said = frame.frame, said | frame.said
+    return kind(frame, place, said)
 
 
 def floated(parent: Any, kind: type[Any], root: bool) -> Any:
@@ -171,29 +172,31 @@ def floated(parent: Any, kind: type[Any], root: bool) -> Any:
     places = {one.place for one in parent.dependencies() if isinstance(one, Marker)}
     single = next(iter(places)) if len(places) == 1 else None
     if single is None or single is LIVE:
-        return marker(kind, lifted(parent, None)[0], None) if root or None in places else None
+        below, _, said = lifted(parent, None)
+        return marker(kind, below, None, said) if root or None in places else None
     return marker(kind, *lifted(parent, single))
 
 
-def lifted(parent: Any, place: Place) -> tuple[Any, Place, set[str]]:
+def lifted(parent: Any, place: Place) -> tuple[Any, Place, Said]:
     """`parent` with no markers of `place`, and none without a place, below it.
 
-    With it come `place` and what the markers that were there had pinned.
+    With it come `place` and what the markers that were there had kept.
     """
-    pins: set[str] = set()
-    return _without(parent, place, pins, {}), place, pins
+    found: list[Said] = []
+    below = _without(parent, place, found, {})
+    return below, place, reduce(or_, found, Said())
 
 
-def _without(expr: Any, place: Place, pins: set[str], done: dict[str, Any]) -> Any:
+def _without(expr: Any, place: Place, found: list[Said], done: dict[str, Any]) -> Any:
     if expr._name not in done:
         operands = []
         for op in expr.operands:
             if isinstance(op, Marker):
                 if op.place in (place, None):
-                    pins.update(op.pins)
+                    found.append(op.said)
                     op = op.frame  # below a marker there is none of the same place
             elif isinstance(op, Expr):
-                op = _without(op, place, pins, done)
+                op = _without(op, place, found, done)
             operands.append(op)
         changed = any(new is not old for new, old in zip(operands, expr.operands))
         done[expr._name] = type(expr)(*operands) if changed else expr

@@ -12,6 +12,7 @@ from typing import Any
 from dask_worker_pools.errors import ConflictingPools
 from dask_worker_pools.expr.markers import Marker, bare, floated, kind_of, lifted, marker
 from dask_worker_pools.expr.places import Place
+from dask_worker_pools.expr.said import Said
 
 
 def pinned(exprs: Iterable[Any]) -> dict[str, Place]:
@@ -26,7 +27,7 @@ def pinned(exprs: Iterable[Any]) -> dict[str, Place]:
     for expr, _ in _with_places(exprs):
         if not isinstance(expr, Marker):
             continue
-        for name in expr.pins:
+        for name in expr.said.pins:
             before = said.setdefault(name, expr.place)
             pools = {place for place in (before, expr.place) if isinstance(place, str)}
             if len(pools) > 1:
@@ -53,21 +54,31 @@ def settled(exprs: Iterable[Any]) -> list[Any]:
     if not said or not any(astray):
         return marked
     done: dict[str, Any] = {}
-    return [_marked_again(bare(expr), said, done) for expr in marked]
+    sizes = Said((), tuple(sorted(declared_sizes(marked).items())))
+    return [_marked_again(bare(expr), said, sizes, done) for expr in marked]
 
 
-def _marked_again(expr: Any, said: dict[str, Place], done: dict[str, Any]) -> Any:
+def declared_sizes(exprs: Iterable[Any]) -> dict[str, float]:
+    """Bytes of a partition of sources, by their names (`source_name`), as the user declared them.
+
+    Where they were declared twice, the larger counts.
+    """
+    markers = (expr for expr, _ in _with_places(exprs) if isinstance(expr, Marker))
+    return dict(sorted({size for expr in markers for size in expr.said.sizes}))
+
+
+def _marked_again(expr: Any, said: dict[str, Place], sizes: Said, done: dict[str, Any]) -> Any:
     kind = kind_of(expr)
     if expr._name not in done:
         operands = [
-            _marked_again(op, said, done) if hasattr(op, "_name") and kind_of(op) else op
+            _marked_again(op, said, sizes, done) if hasattr(op, "_name") and kind_of(op) else op
             for op in expr.operands
         ]
         changed = any(new is not old for new, old in zip(operands, expr.operands))
         new = type(expr)(*operands) if changed else expr
         if expr._name in said and kind:
             place = said[expr._name]
-            new = marker(kind, lifted(new, place)[0], place, (expr._name,))
+            new = marker(kind, lifted(new, place)[0], place, sizes | Said((expr._name,)))
         elif kind and any(isinstance(one, Marker) for one in new.dependencies()):
             new = floated(new, kind, root=True)
         done[expr._name] = new
@@ -77,10 +88,10 @@ def _marked_again(expr: Any, said: dict[str, Place], done: dict[str, Any]) -> An
 def _with_places(exprs: Iterable[Any]) -> Iterator[tuple[Any, Place]]:
     """Each expression, markers too, with each place that it is in."""
     stack: list[tuple[Any, Place]] = [(expr, None) for expr in exprs]
-    seen: set[tuple[str, Place, tuple[str, ...]]] = set()
+    seen: set[tuple[str, Place, tuple[Any, ...]]] = set()
     while stack:
         expr, place = stack.pop()
-        known = expr._name, place, expr.pins if isinstance(expr, Marker) else ()
+        known = expr._name, place, expr.said if isinstance(expr, Marker) else ()
         if known not in seen:
             seen.add(known)
             yield expr, place

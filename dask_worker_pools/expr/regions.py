@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dask.delayed import Delayed
@@ -12,6 +12,7 @@ from dask_worker_pools.annotations import Annotations, annotations_by_key
 from dask_worker_pools.edges import toposort
 from dask_worker_pools.expr.blocks import is_frame
 from dask_worker_pools.expr.markers import Marker, bare
+from dask_worker_pools.expr.pins import declared_sizes
 from dask_worker_pools.expr.places import LIVE, Place, place_in
 from dask_worker_pools.expr.planned import Placed, walk
 from dask_worker_pools.expr.rows import PARTITION, Estimates
@@ -30,7 +31,8 @@ def placed(exprs: Iterable[Any]) -> Placed:
     for expr in holders:
         said |= delayed_annotations(expr)
     delayed = {expr._name for expr in holders}
-    return Placed(plain, places, said, delayed, *_sizes(plain, places))
+    sizes = _sizes(plain, places, declared_sizes(marked))
+    return Placed(plain, places, said, delayed, *sizes)
 
 
 def _said(marked: Iterable[Any], names: dict[str, Any]) -> dict[str, set[Place]]:
@@ -72,7 +74,7 @@ def _grown(plain: Iterable[Any], found: dict[str, set[Place]]) -> dict[str, Plac
 
 
 def _sizes(
-    plain: Iterable[Any], places: dict[str, Place]
+    plain: Iterable[Any], places: dict[str, Place], declared: Mapping[str, float]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Bytes of a partition, where a choice depends on them, or else what it weighs.
 
@@ -81,14 +83,14 @@ def _sizes(
     large as the others.
     """
     between = {one._name: one for one in _between(plain, places)}
-    estimates = Estimates()
+    estimates = Estimates(declared=declared)
     told = {name: estimates.nbytes(one) for name, one in between.items()}
     nbytes = _known(told)
     if len(nbytes) == len(told):
         # Those inside pools change nothing, but who looks at a plan wants to see them.
         return _known({one._name: estimates.nbytes(one) for one in walk(plain)}), {}
     unit = estimates.typical_source() or PARTITION
-    assuming = Estimates(unit)
+    assuming = Estimates(unit, declared)
     guessed = {name: assuming.nbytes(one) for name, one in between.items() if is_frame(one)}
     return {}, {name: size / unit for name, size in _known(guessed).items()}
 

@@ -10,15 +10,17 @@ partitions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isnan, prod
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from dask_worker_pools.expr.filters import kept_by_filter, kept_by_reader
 from dask_worker_pools.expr.footers import footers, mean_of_files, some_files
+from dask_worker_pools.expr.said import is_source, source_name
 
 #: Groups, as a part of the rows.
 GROUPS = 0.1
@@ -39,10 +41,15 @@ class Estimates:
     ----------
     assumed : float, optional
         Bytes of a partition of which nothing is known; None = they stay unknown.
+    declared : mapping of str to float
+        Bytes of a partition of sources, by their names (`source_name`).
     """
 
-    def __init__(self, assumed: float | None = None) -> None:
+    def __init__(
+        self, assumed: float | None = None, declared: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
         self._assumed = assumed
+        self._declared = declared
         self._sources: dict[str, Any] = {}  # the readers that were looked at, by name
         self._rows: dict[str, Rows] = {}
         self._texts: dict[str, float] = {}  # bytes of a text, by the name of its column
@@ -82,21 +89,23 @@ class Estimates:
     def _told(self, expr: Any) -> Rows:
         names = [kind.__name__ for kind in type(expr).__mro__]
         rule = next((RULES[name] for name in names if name in RULES), None)
-        if "IO" in names:
-            self._sources[expr._name] = expr
         try:
+            if is_source(expr):
+                self._sources[expr._name] = expr
+                if self._declared and (nbytes := self._declared.get(source_name(expr))):
+                    return self._rows_in(nbytes, expr)
             rows = rule(self, expr) if rule else None
-            return self._assumed_rows(expr) if rows is None else rows
+            return self._rows_in(self._assumed, expr) if rows is None else rows
         except Exception:
             return None
 
-    def _assumed_rows(self, expr: Any) -> Rows:
-        if self._assumed is None:
+    def _rows_in(self, nbytes: float | None, expr: Any) -> Rows:
+        """Rows in so many bytes of a partition with all columns, of which perhaps some are read."""
+        if nbytes is None:
             return None
-        # A partition is that large with all its columns, of which perhaps not all are read.
         whole = expr.operand("user_meta") if "user_meta" in expr._parameters else None
         meta = whole if hasattr(whole, "dtypes") else expr._meta
-        return self._assumed / (self._width(meta) + SCALAR)
+        return nbytes / (self._width(meta) + self._index_bytes(expr))
 
     def _index_bytes(self, expr: Any) -> float:
         """Bytes of a row's label, of which there are none where rows are only numbered."""
