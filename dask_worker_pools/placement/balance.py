@@ -92,7 +92,7 @@ def balanced(
     if len(pools) < 2:
         return placed
     standing = Standing.of(placed, graph, kernel.pools)
-    least = standing.traffic
+    least, hottest = standing.traffic, standing.largest
     if not least:
         return placed
     rounds = 1 if len(pools) == 2 else ROUNDS
@@ -100,7 +100,7 @@ def balanced(
     for part in sorted({min(one, Fraction(balance)) for one in (*TIES, Fraction(balance))}):
         margin = least * part / (2 * rounds)
         share = work / rounds / (1 + len(TIES))
-        step = Step(kernel, solution, least, part, margin, share, useless)
+        step = Step(kernel, solution, least, hottest, part, margin, share, useless)
         charged: list[int] = []
         first = standing.made
         for _ in range(rounds):
@@ -127,6 +127,7 @@ class Step:
     kernel: Kernel
     solution: Sequence[int]  #: labels of the nodes with the least traffic
     least: int  #: the least traffic
+    largest: int  #: the largest load, with that
     part: Fraction  #: how much more of it may be spent
     margin: Fraction  #: what pools charge together
     work: float  #: arcs that each cut may look at
@@ -214,5 +215,5 @@ class Step:
     def _is_worth(self, now: Standing, then: Standing) -> bool:
         """Whether a placement has a lower largest load, or one as low, at a fair price."""
         gain, price = now.largest - then.largest, then.traffic - now.traffic
-        worth = self.part in TIES or gain * self.least >= price * now.largest
+        worth = self.part in TIES or gain * self.least >= price * self.largest
         return gain >= 0 and worth and then.traffic <= self.least * (1 + self.part)
