@@ -278,9 +278,14 @@ def _told_by_rows(layer: Layer, told: object) -> LayerSizes:
         size = float(told) if isinstance(told, Real) else None
         known, source = (0, "unknown") if size is None else (len(layer), "rows")
         return LayerSizes(len(layer), known, known * (size or 0.0), size, source)
-    sizes = {key: told(key) if callable(told) else told for key in layer}
-    listed = {key: float(size) for key, size in sizes.items() if isinstance(size, Real)}
-    return _summed(len(sizes), (), listed, {"rows"} if listed else set())
+    listed: dict[Key, float] = {}
+    if callable(told):
+        sizes = ((key, told(key)) for key in layer)
+        # Nearly all are floats, which is seen faster than that they are real numbers.
+        listed = {k: float(n) for k, n in sizes if type(n) is float or isinstance(n, Real)}
+    elif isinstance(told, Real):
+        listed = dict.fromkeys(layer, float(told))
+    return _summed(len(layer), (), listed, {"rows"} if listed else set())
 
 
 def _found(name: str, blocks: GraphBlocks) -> LayerSizes:
