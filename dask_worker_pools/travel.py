@@ -22,8 +22,8 @@ KEEPER, KEPT = "functions that came by value from dask-worker-pools", 16
 class ByValue:
     """A function of this package that is pickled with all of the code that it needs.
 
-    A process to which the same function comes again, which is the rule for schedulers, uses what
-    it unpacked the first time.
+    A process to which the same function comes again from the same process, as it does to a
+    scheduler with each computation, uses what it unpacked the first time.
 
     Examples
     --------
@@ -48,11 +48,12 @@ def arrived(name: str, code: bytes) -> Any:
     """The function that travels as `code`, unpacked when it first comes to this process."""
     keeper = sys.modules.setdefault(KEEPER, ModuleType(KEEPER))
     kept: dict[str, Any] = vars(keeper).setdefault("functions", {})
-    function = kept.get(name)
+    function = kept.pop(name, None)
     if function is None:
-        for oldest in list(kept)[: max(0, len(kept) - KEPT + 1)]:
-            kept.pop(oldest, None)
-        function = kept[name] = cloudpickle.loads(zlib.decompress(code))
+        for longest_unused in list(kept)[: max(0, len(kept) - KEPT + 1)]:
+            kept.pop(longest_unused, None)
+        function = cloudpickle.loads(zlib.decompress(code))
+    kept[name] = function
     return function
 
 

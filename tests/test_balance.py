@@ -10,6 +10,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -282,3 +283,34 @@ def test_ends_of_one_side_stay_at_home_when_the_rest_goes_both_ways() -> None:
     assert {placed["mean", "u", group] for group in range(2)} == {"A"}
     assert {placed["mean", "v", group] for group in range(2)} == {"B"}
     assert Counter(placed["mean", "uv", group] for group in range(2)) == {"A": 1, "B": 1}
+
+
+def test_mixtures_do_not_depend_on_the_order_of_tasks() -> None:
+    """Chains of which some end in one pool and some in the other are mixed alike in any order."""
+    chains = [
+        "3 4",
+        "5 6 11",
+        "5 8 9 10 12",
+        "8 21 22",
+        "19 20",
+        "23",
+        "28 33 34",
+        "32",
+        "52 53 54",
+    ]
+    chains += ["36 37 38 39 40 41 42 63 64 65", "37 68 69 70", "61 62", "77 78", "89 90 96", "95"]
+    graph: Graph = {int(name): [] for name in " ".join(chains).split()}
+    for chain in chains:
+        for source, user in pairwise(map(int, chain.split())):
+            graph[user] = [source]
+    pins = dict.fromkeys((4, 9, 11, 33, 38, 53, 70, 89, 95), "A")
+    pins |= dict.fromkeys((3, 20, 23, 32, 34, 52, 54, 62, 65, 78), "B")
+    allowed = {19: ["A"], 69: ["B"]}
+    sizes = dict.fromkeys(graph, 1.0)
+    found = set()
+    for seed in range(20):
+        keys = random.Random(seed).sample(sorted(graph), len(graph))
+        again = {key: graph[key] for key in keys}
+        placed = place(again, pins, sizes, allowed=allowed, balance=0.5)
+        found.add((traffic(graph, placed, sizes), max(loads(placed, sizes).values())))
+    assert len(found) == 1

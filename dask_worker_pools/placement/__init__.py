@@ -22,8 +22,9 @@ The method, one idea a module:
 
 Pools are told apart by name where nothing else does it. For the rest traffic and load depend on the
 graph only: not on the names of keys, nor on any order of dictionaries, which decides at most which
-of several tasks that are equally well placed goes where. Of irregular graphs of more than a few
-thousand tasks, which are cut in parts, traffic may depend on that order, too.
+of several tasks that are equally well placed goes where. There are two exceptions: irregular graphs
+of more than a few thousand tasks, which are cut in parts; and, rarely, the load of tasks that have
+the same surroundings at every distance without being interchangeable.
 
 >>> graph = {"a": [], "b": [], "sum": ["a", "b"], "scale": [], "out": ["sum", "scale"]}
 >>> pins = {"a": "eu", "b": "us"}
@@ -117,7 +118,8 @@ def place(
     balance : float
         How much more traffic, as a fraction of the least, to accept for a lower load: the most
         bytes that any pool produces per worker. Traffic is spent only where it lowers the load by
-        as large a fraction.
+        as large a fraction. Tasks that are near to nothing, and restricted, are no part of that:
+        they go where the load is low then.
 
     Returns
     -------

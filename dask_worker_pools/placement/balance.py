@@ -196,7 +196,7 @@ class Step:
         moving = set(graph.kind[one != other].tolist())
         if not moving:
             return now
-        start = now if one is now.placed else now.instead(one)
+        start = now if one is now.placed else now.loaded(one)
         small = small_first(self.kernel, graph, moving)
         hopeful, safe = (
             light(small, self.kernel, much) for much in (HOPE * self.margin, self.margin)

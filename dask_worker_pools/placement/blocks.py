@@ -48,7 +48,8 @@ def walk(source: Numbers, user: Numbers, kind: Numbers) -> Numbers:
     Parameters
     ----------
     source, user : array of int, shape (edges,)
-        The edges. Where an output has several users, it is reached from the last one.
+        The edges. Where an output has several users, it is reached from the one that comes last:
+        that order must not be one of the tasks if places are to depend on the graph alone.
     kind : array of int, shape (tasks,)
         Tasks that are used by the same one are visited by kind, then by number.
 

@@ -28,6 +28,9 @@ SMALL = 4000
 #: above this many free kinds they are put in an order of their own
 LARGE = 4000
 
+#: how many steps away kinds may differ to be told apart, where there are fewer
+MANY = 64
+
 #: how finely sizes are told apart where they only say which of equal choices is taken
 PARTS = 1000
 
@@ -151,7 +154,8 @@ def canonical(kinds: Kinds) -> list[int]:
     for kind, mine in enumerate(users):
         for user in mine:
             producers[user].append(kind)
-    fixed = [sorted(user for user in mine if user < 0) for mine in kinds.consumers]
+    # Labels themselves, and not ~label: in CPython -1 and -2 have the same hash.
+    fixed = [sorted(~user for user in mine if user < 0) for mine in kinds.consumers]
     number = [
         hash((label, mask, weight, *near))
         for label, mask, weight, near in zip(
@@ -159,7 +163,10 @@ def canonical(kinds: Kinds) -> list[int]:
         )
     ]
     # Many kinds are so different that their neighbours tell all of them apart.
-    for _ in range(2 if len(number) > LARGE else 8):
+    told = 0
+    for _ in range(2 if len(number) > LARGE else MANY):
+        if told == (told := len(set(number))) or told == len(number):
+            break
         number = [
             hash(
                 (

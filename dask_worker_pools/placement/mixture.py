@@ -143,7 +143,8 @@ def _alike_blocks(
 def _first_places(block: Numbers, moving: Flags, graph: Graph, kinds: Kinds) -> Numbers:
     """Where a walk through the graph first meets what moves of each block."""
     rank = np.unique(canonical(kinds), return_inverse=True)[1].astype(np.int32)
-    place = walk(graph.source, graph.user, rank[graph.kind])
+    last = np.argsort(rank[graph.kind[graph.user]], kind="stable")
+    place = walk(graph.source[last], graph.user[last], rank[graph.kind])
     first = np.full(len(block), len(block), np.int32)
     np.minimum.at(first, block[moving], place[moving])
     return first
