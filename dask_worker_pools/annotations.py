@@ -261,15 +261,10 @@ def annotations_by_key(
         shared = dict(annotations)
         yield from ((key, shared) for key in keys)
         return
-    # What was answered stays here, so that no other object can have the same identity.
-    alike: dict[tuple[int, ...], tuple[list[Any], Annotations]] = {}
     for key in keys:
-        values = [v(key) if callable(v) else v for v in annotations.values()]
-        same = tuple(map(id, values))
-        if same not in alike:
-            own = {n: v for n, v in zip(annotations, values) if not _is_absent(v)}
-            alike[same] = values, own
-        if own := alike[same][1]:
+        values = {n: v(key) if callable(v) else v for n, v in annotations.items()}
+        own = {n: v for n, v in values.items() if not _is_absent(v)}
+        if own:
             yield key, own
 
 

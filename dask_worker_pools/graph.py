@@ -21,6 +21,8 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
 from dask_worker_pools.annotations import (
+    SIZE_KEY,
+    WEIGHT_KEY,
     Annotations,
     allowed_in,
     annotations_by_key,
@@ -214,13 +216,15 @@ def read(
 
 def _read_layer(name: str, layer: Layer, chunks: Collection[Chunk], tasks: TaskGraph) -> None:
     marks = {key: mark for chunk in chunks for key, mark in chunk.marks.items()}
-    numbers = _held_numbers(name, layer, chunks, tasks) if layer.annotations else ()
-    if not marks and not any(map(callable, (layer.annotations or {}).values())):
+    # Sizes are read elsewhere, and may differ from task to task where nothing else does.
+    spoken = {n: v for n, v in (layer.annotations or {}).items() if n not in (SIZE_KEY, WEIGHT_KEY)}
+    numbers = _held_numbers(name, layer, chunks, tasks) if spoken else ()
+    if not marks and not any(map(callable, spoken.values())):
         if numbers:
-            _note(dict(layer.annotations or {}), numbers, name, tasks)
+            _note(spoken, numbers, name, tasks)
         return
     held = [tasks.key_of[number] for number in numbers]
-    said = dict(annotations_by_key(layer.annotations, held))
+    said = dict(annotations_by_key(spoken, held))
     said |= {key: said.get(key, {}) | mark for key, mark in marks.items()}
     # Keys mostly share one dict: look into each dict once.
     alike: dict[int, tuple[Annotations, list[int]]] = {}
