@@ -73,14 +73,12 @@ class Placed:
     def annotated(self, expr: Any, tasks: Iterable[Key]) -> dict[Key, Annotations]:
         """What is known of the tasks of an expression: where they run and how large they are."""
         own = self.annotations(expr._name)
-        if expr._name in self.delayed:
-            # The delayed objects inside have pools of their own.
-            other = self.said
-        elif is_shuffle(expr):
-            other = _steps_of_shuffle(expr, tasks, own)
-        else:
+        if expr._name not in self.delayed:
+            if is_shuffle(expr) and not own.keys().isdisjoint((SIZE_KEY, WEIGHT_KEY)):
+                return _steps_of_shuffle(expr, tasks, own)
             return dict.fromkeys(tasks, own) if own else {}
-        return {key: own if name_of(key) == expr._name else other.get(key, {}) for key in tasks}
+        # The delayed objects inside have pools of their own.
+        return {key: own if name_of(key) == expr._name else self.said.get(key, {}) for key in tasks}
 
     def fixed(self) -> dict[str, str]:
         """The pools of the expressions whose tasks need no plan, by name."""
