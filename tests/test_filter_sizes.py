@@ -131,6 +131,13 @@ def test_range(kind: str, name: str, files: Path) -> None:
     assert told(build(source(kind, files)), fuse=False) == pytest.approx(true, rel=0.05)
 
 
+@pytest.mark.parametrize("period", [2, 10, 16])
+def test_periodic(period: int) -> None:
+    """What a filter keeps is told right also of values in memory that come again and again."""
+    frame = dd.from_pandas(pd.DataFrame({"sensor": np.arange(160_000) % period}), npartitions=4)
+    assert told(frame[frame.sensor == 0]) == pytest.approx(160_000 / period, rel=0.1)
+
+
 @pytest.mark.parametrize("kind", ["fsspec", "arrow"])
 @pytest.mark.parametrize(
     "filters",

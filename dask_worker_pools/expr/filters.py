@@ -184,10 +184,15 @@ class Column(Protocol):
 
 
 class _Sampled:
-    """A column of data in memory, of which rows at equal distances are looked at."""
+    """A column of data in memory, of which one row is looked at in each of many equal stretches.
+
+    Which one is left to chance: at equal distances, values that come again and again would be the
+    same each time. It is the same one for all columns.
+    """
 
     def __init__(self, values: Any) -> None:
-        self.values = values.iloc[np.arange(ROWS) * len(values) // ROWS]
+        drawn = np.arange(ROWS) + np.random.default_rng(0).random(ROWS)
+        self.values = values.iloc[(drawn * len(values) / ROWS).astype(np.int64)]
 
     @property
     def there(self) -> Mask:
