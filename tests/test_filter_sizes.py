@@ -19,6 +19,7 @@ from size_truth import run_all, true_nbytes
 
 from benchmarks.workloads import join
 from dask_worker_pools import plan_pools, pool
+from dask_worker_pools.expr import filters as filters_module
 from dask_worker_pools.expr.markers import bare
 from dask_worker_pools.expr.rows import Estimates
 
@@ -136,6 +137,25 @@ def test_periodic(period: int) -> None:
     """What a filter keeps is told right also of values in memory that come again and again."""
     frame = dd.from_pandas(pd.DataFrame({"sensor": np.arange(160_000) % period}), npartitions=4)
     assert told(frame[frame.sensor == 0]) == pytest.approx(160_000 / period, rel=0.1)
+
+
+def test_shared_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A condition is tried once, however often others are made of it."""
+    tried = []
+    column = filters_module._column
+
+    def counted(series: Any) -> filters_module.Column:
+        tried.append(series)
+        return column(series)
+
+    monkeypatch.setattr(filters_module, "_column", counted)
+    frame = dd.from_pandas(TABLE, npartitions=FILES)
+    mask = frame.x > 70
+    for _ in range(14):
+        mask = mask & mask
+    part = filters_module.kept_by_filter(frame[mask][mask].expr)
+    assert part == 1
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize("kind", ["fsspec", "arrow"])

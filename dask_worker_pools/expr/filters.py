@@ -60,7 +60,8 @@ FLIPPED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 def kept_by_filter(expr: Any) -> float:
     """The part of its input's rows that a filter keeps, guessed at worst."""
     try:
-        return _part(_mask(expr.predicate), _conditions(expr.frame))
+        known: dict[str, Mask] = {}
+        return _part(_mask(expr.predicate, known), _conditions(expr.frame, known))
     except Exception:  # nothing is to fail for a guess
         return OTHER
 
@@ -79,12 +80,12 @@ def _part(mask: Mask, below: list[Mask]) -> float:
     return float(mask[left].mean() if left.sum() >= ENOUGH else mask.mean())
 
 
-def _conditions(frame: Any) -> list[Mask]:
+def _conditions(frame: Any, known: dict[str, Mask]) -> list[Mask]:
     """The filters that a frame has been through, as far as its source can be seen."""
     masks = []
     for one in _down(frame):
         if _kind(one) == "Filter":
-            masks.append(_mask(one.predicate))
+            masks.append(_mask(one.predicate, known))
         elif _kind(one) == "ReadParquet" and one.operand("filters"):
             masks.append(_mask_of_reader(one))
     return masks
@@ -93,15 +94,25 @@ def _conditions(frame: Any) -> list[Mask]:
 # --- conditions
 
 
-def _mask(predicate: Any) -> Mask:
-    """The rows that an expression is true for."""
+def _mask(predicate: Any, known: dict[str, Mask]) -> Mask:
+    """The rows that an expression is true for; those of its parts are kept by their names.
+
+    What is made of the same condition several times would be walked as often, and twice as often
+    with each step.
+    """
+    if predicate._name not in known:
+        known[predicate._name] = _made_of(predicate, known)
+    return known[predicate._name]
+
+
+def _made_of(predicate: Any, known: dict[str, Mask]) -> Mask:
     name = type(predicate).__name__
     if name == "And":
-        return _mask(predicate.left) & _mask(predicate.right)
+        return _mask(predicate.left, known) & _mask(predicate.right, known)
     if name == "Or":
-        return _mask(predicate.left) | _mask(predicate.right)
+        return _mask(predicate.left, known) | _mask(predicate.right, known)
     if name == "Invert":
-        return ~_mask(predicate.frame)
+        return ~_mask(predicate.frame, known)
     try:
         return _tried(predicate, name)
     except Exception:  # no such column, or its values do not compare
