@@ -346,6 +346,41 @@ def test_a_partition_of_unknown_size_is_like_the_known_ones(
     assert {transfer.nbytes for transfer in plan.transfers} == {None}
 
 
+def _narrow(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows
+
+
+@pytest.mark.parametrize("width", [1, 2, 8])
+@pytest.mark.parametrize("used", [1, 8])
+def test_a_known_frame_weighs_as_much_as_an_unknown_one(width: int, used: int) -> None:
+    """Of the same rows, known and unknown, 4 partitions are sent and not 7, whatever labels they
+    have and whichever columns are used of them.
+    """
+    table = pd.DataFrame({f"x{i}": range(700) for i in range(width)}, dtype="int32")
+    columns = list(table.columns[:used])
+    with pool("A"):
+        known = dd.from_pandas(table, npartitions=4)
+    with pool("B"):
+        parts = [table.iloc[100 * i : 100 * i + 100] for i in range(7)]
+        unknown = dd.from_map(_narrow, parts, meta=table.iloc[:0])
+    plan = plan_pools(known[columns].merge(unknown[columns], on="x0"))
+    assert linked(plan) == {("A", "B")}
+    (merged,) = {name for name in plan.layers if "merge" in name}
+    if used >= width:
+        assert "A 4 partitions, B 7 partitions" in repr(plan.explain(merged))
+
+
+def test_a_source_that_is_read_several_partitions_at_a_time_counts_once(tables: Path) -> None:
+    """What a partition weighs does not change where Dask reads several of a source at once."""
+    estimates = Estimates()
+    frame = dd.read_parquet(tables / "orders")[["total"]] + 1
+    fused = frame.optimize().expr
+    assert fused.npartitions < frame.npartitions
+    assert estimates.nbytes(fused) is not None
+    whole = Estimates(labelled=True).nbytes(dd.read_parquet(tables / "orders").expr)
+    assert estimates.typical_source() == pytest.approx(whole)
+
+
 def test_known_sizes_weigh_against_each_other() -> None:
     """Where others are of unknown size, of two frames of known size the smaller is still sent."""
     with pool("A"):

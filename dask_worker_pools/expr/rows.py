@@ -43,13 +43,20 @@ class Estimates:
         Bytes of a partition of which nothing is known; None = they stay unknown.
     declared : mapping of str to float
         Bytes of a partition of sources, by their names (`source_name`).
+    labelled : bool, optional
+        Whether labels count where rows are only numbered, as they do where a size is assumed: what
+        is assumed of a partition is so of its labels, too, and it has the same weight anywhere.
     """
 
     def __init__(
-        self, assumed: float | None = None, declared: Mapping[str, float] = MappingProxyType({})
+        self,
+        assumed: float | None = None,
+        declared: Mapping[str, float] = MappingProxyType({}),
+        labelled: bool = False,
     ) -> None:
         self._assumed = assumed
         self._declared = declared
+        self._labelled = labelled or assumed is not None
         self._sources: dict[str, Any] = {}  # the readers that were looked at, by name
         self._rows: dict[str, Rows] = {}
         self._texts: dict[str, float] = {}  # bytes of a text, by the name of its column
@@ -82,8 +89,13 @@ class Estimates:
         return self._rows[expr._name]
 
     def typical_source(self) -> float | None:
-        """Median bytes of a partition of the sources so far; None if none is known."""
-        known = [size for one in self._sources.values() if (size := self.nbytes(one)) is not None]
+        """Median bytes of a partition of the sources so far, with labels and all columns.
+
+        That is what a partition of unknown size is compared with. None if none is known.
+        """
+        every = Estimates(declared=self._declared, labelled=True)
+        sizes = map(every._whole_bytes, self._sources.values())
+        known = [size for size in sizes if size is not None]
         return median(known) if known else None
 
     def _told(self, expr: Any) -> Rows:
@@ -91,7 +103,8 @@ class Estimates:
         rule = next((RULES[name] for name in names if name in RULES), None)
         try:
             if is_source(expr):
-                self._sources[expr._name] = expr
+                if rule is not _fused_io:  # it holds a source, which counts itself
+                    self._sources[expr._name] = expr
                 if self._declared and (nbytes := self._declared.get(source_name(expr))):
                     return self._rows_in(nbytes, expr)
             rows = rule(self, expr) if rule else None
@@ -103,16 +116,22 @@ class Estimates:
         """Rows in so many bytes of a partition with all columns, of which perhaps some are read."""
         if nbytes is None:
             return None
-        whole = expr.operand("user_meta") if "user_meta" in expr._parameters else None
-        meta = whole if hasattr(whole, "dtypes") else expr._meta
-        return nbytes / (self._width(meta) + self._index_bytes(expr))
+        return nbytes / (self._width(_whole(expr)) + self._index_bytes(expr))
+
+    def _whole_bytes(self, source: Any) -> float | None:
+        """Bytes of a partition of a source with all columns."""
+        rows = self.rows(source)
+        try:
+            width = self._width(_whole(source)) + self._index_bytes(source)
+        except Exception:
+            return None
+        return None if rows is None else rows * width
 
     def _index_bytes(self, expr: Any) -> float:
         """Bytes of a row's label, of which there are none where rows are only numbered."""
         meta = expr._meta
         labelled = getattr(meta, "ndim", 0) > 0 and hasattr(meta, "index")
-        # What is assumed of a partition is so of its labels, too: it has the same weight anywhere.
-        numbered = self._assumed is None and labelled and _numbered(expr)
+        numbered = not self._labelled and labelled and _numbered(expr)
         return SCALAR if labelled and not numbered else 0.0
 
     def _width(self, meta: Any) -> float:
@@ -135,6 +154,19 @@ class Estimates:
 def _chunk_bytes(array: Any) -> float | None:
     size = prod(array.shape) * float(array.dtype.itemsize) / max(1, prod(array.numblocks))
     return None if isnan(size) else size
+
+
+def _whole(expr: Any) -> Any:
+    """An empty frame with all columns of a source, of which perhaps some are read."""
+    if "user_meta" in expr._parameters and hasattr(expr.operand("user_meta"), "dtypes"):
+        return expr.operand("user_meta")
+    if "columns" not in expr._parameters or expr.operand("columns") is None:
+        return expr._meta
+    names = [kind.__name__ for kind in type(expr).__mro__]
+    if "FromPandas" in names:
+        frame = expr.operand("frame")
+        return getattr(frame, "_data", frame).iloc[:0]
+    return expr._dataset_info["base_meta"] if "ReadParquet" in names else expr._meta
 
 
 def _numbered(expr: Any) -> bool:
