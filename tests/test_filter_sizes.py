@@ -227,6 +227,18 @@ def test_outside(kind: str, build: Build, files: Path) -> None:
     assert told(build(source(kind, files))) == FILES
 
 
+@pytest.mark.parametrize("name", ["x", "half"])
+def test_guesses_of_equal_frames(name: str) -> None:
+    """Of frames that say the same, the same is guessed, whatever Dask calls them."""
+    frames = []
+    for label in ("one", "other"):
+        frame = dd.from_map(lambda i: TABLE, range(2), meta=TABLE.iloc[:0], label=label)
+        other = frame[name].map(lambda x: x + 1, meta=(name, float))
+        frames.append(frame[(other > 3) & (frame.y.abs() < 2) & frame.kind.isin([1, 2])])
+    one, other = (Estimates(1e8).rows(frame.optimize().expr) for frame in frames)
+    assert one == other
+
+
 ODD = [None, "text", float("nan"), True, pd.NaT, Decimal(5), 1 << 80, 1j, DAY, np.int8(5), b"5", []]
 
 

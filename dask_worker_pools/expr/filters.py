@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_worker_pools.expr.footers import Range, footers
+from dask_worker_pools.expr.said import is_source
 
 #: The part of the rows that a comparison keeps: of ``==``, and of any other.
 EQUAL, OTHER = 0.1, 1 / 3
@@ -117,7 +118,7 @@ def _made_of(predicate: Any, known: dict[str, Mask]) -> Mask:
         return _tried(predicate, name)
     except Exception:  # no such column, or its values do not compare
         sign = getattr(predicate, "_operator_repr", "==" if name == "Isin" else "")
-        return _guess(sign, predicate._name)
+        return _guess(sign, _meaning(predicate))
 
 
 def _tried(predicate: Any, name: str) -> Mask:
@@ -140,6 +141,22 @@ def _tried(predicate: Any, name: str) -> Mask:
 
 def _is_expr(value: Any) -> bool:
     return hasattr(value, "dependencies")
+
+
+def _meaning(predicate: Any) -> str:
+    """What a condition says, which is the same of equal frames; names that Dask gives are not."""
+    parts = [predicate] if _kind(predicate) else [type(predicate).__name__, *predicate.operands]
+    return " ".join(map(_said_of, parts))
+
+
+def _said_of(part: Any) -> str:
+    if not _is_expr(part):
+        said = repr(part)
+        return type(part).__name__ if " at 0x" in said else said  # a function, say
+    if hasattr(part, "obj"):
+        return repr(getattr(part.obj, "_obj", None))  # the values of `isin`
+    columns = ",".join(map(str, part.columns))
+    return columns if _kind(part) or is_source(part) else f"{type(part).__name__} {columns}"
 
 
 def _mask_of_reader(expr: Any) -> Mask:
