@@ -239,6 +239,19 @@ def test_guesses_of_equal_frames(name: str) -> None:
     assert one == other
 
 
+def test_index_as_a_column() -> None:
+    """What was an index is not taken for the values of a series that it labelled."""
+    labels = pd.RangeIndex(1000, name="i")
+    for name in ("z", None):
+        series = pd.Series(np.zeros(1000), name=name, index=labels)
+        frame = dd.from_pandas(series, npartitions=2).reset_index()
+        computed = frame.assign(w=frame.i * 2)
+        assert told(computed[computed.i > 500]) == pytest.approx(1000 / 3, rel=0.01)
+    named = dd.from_pandas(pd.Series(np.arange(1000), name="z", index=labels), 2).reset_index()
+    computed = named.assign(w=named.i * 2)
+    assert told(computed[computed.z >= 900]) == pytest.approx(100, rel=0.05)
+
+
 ODD = [None, "text", float("nan"), True, pd.NaT, Decimal(5), 1 << 80, 1j, DAY, np.int8(5), b"5", []]
 
 

@@ -316,8 +316,12 @@ def _column(series: Any) -> Column:
     (name,) = series.columns
     for one in _down(series):
         kind = _kind(one)
-        if kind in RENAMED:
-            name = one.frame.columns[list(one.columns).index(name)]
+        if kind in RENAMED | {"ResetIndex"}:
+            # What was an index comes first; a series of any name follows it.
+            at = list(one.columns).index(name) - len(one.columns) + len(one.frame.columns)
+            if at < 0:
+                raise LookupError(f"{name!r} was an index.")
+            name = one.frame.columns[at]
         elif kind == "Assign" and name in one.operands[1::2]:
             raise LookupError(f"{name!r} was computed.")
         elif kind == "ReadParquet":
