@@ -252,6 +252,21 @@ def test_index_as_a_column() -> None:
     assert told(computed[computed.z >= 900]) == pytest.approx(100, rel=0.05)
 
 
+def test_some_partitions() -> None:
+    """What a filter keeps of some partitions in memory is told from those."""
+    frame = dd.from_pandas(pd.DataFrame({"x": np.arange(1000)}), npartitions=4)
+    for parts, kept in (([3], 250), ([0], 1), ([2, 3], 250)):  # one row is told at least
+        some = frame.partitions[parts]
+        assert told(some[some.x >= 750]) == pytest.approx(kept, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["fsspec", "arrow"])
+def test_some_partitions_of_files(kind: str, files: Path) -> None:
+    """The range of all files does not stand for that of some: a part is guessed."""
+    some = source(kind, files).partitions[[FILES - 1]]
+    assert told(some[some.number > 10]) == pytest.approx(ROWS / FILES / 3, rel=0.01)
+
+
 ODD = [None, "text", float("nan"), True, pd.NaT, Decimal(5), 1 << 80, 1j, DAY, np.int8(5), b"5", []]
 
 

@@ -174,7 +174,7 @@ def _compared_by_reader(expr: Any, name: str, sign: str, value: Any) -> Mask:
         said = footers(expr)
         if said.texts and name not in {path.partition(".")[0] for path in said.texts}:
             return np.ones(ROWS, bool)  # it is in the paths of files, and Dask has chosen by those
-        column = _MadeUp(said.ranges[name], name)
+        column = _MadeUp(_range(expr, name), name)
         if sign in ("in", "not in"):
             return column.among(value) ^ (sign == "not in")
         return column.compared(sign, value)
@@ -279,7 +279,8 @@ class _MadeUp:
 
 
 #: Steps that keep rows and the values of columns, and those that only name columns otherwise.
-SAME = {"Projection", "Assign", "Partitions", "ResetIndex", "ShuffleBase", "SimpleShuffle"}
+#: What a choice of partitions leaves may have other values.
+SAME = {"Projection", "Assign", "ResetIndex", "ShuffleBase", "SimpleShuffle"}
 SAME |= {"Filter", "Repartition", "RepartitionToFewer", "RepartitionToMore"}
 RENAMED = {"RenameFrame", "RenameSeries", "AddPrefix", "ToFrame"}
 KNOWN = {*SAME, *RENAMED, "Fused", "FusedIO", "ReadParquet", "FromPandas"}
@@ -325,8 +326,30 @@ def _column(series: Any) -> Column:
         elif kind == "Assign" and name in one.operands[1::2]:
             raise LookupError(f"{name!r} was computed.")
         elif kind == "ReadParquet":
-            return _MadeUp(footers(one).ranges[name], str(name))
+            return _MadeUp(_range(one, name), str(name))
         elif kind == "FromPandas":
-            data = getattr(one.operand("frame"), "_data", one.operand("frame"))
-            return _Sampled(data[name] if hasattr(data, "columns") else data)
+            return _Sampled(_values(one, name))
     raise LookupError(f"{name!r} comes from {type(one).__name__}.")
+
+
+def _values(source: Any, name: Any) -> Any:
+    """A column of data in memory, in the partitions that are left of it."""
+    parts = source.operand("_partitions")
+    # Partitions are cut from what Dask has sorted, for which nothing needs to be sorted otherwise.
+    frame = source.operand("frame") if parts is None else source.frame
+    data = getattr(frame, "_data", frame)
+    if hasattr(data, "columns"):
+        data = data[name]
+    elif name != data.name:
+        raise LookupError(f"{name!r} is not the series.")
+    if parts is None:
+        return data
+    ends = source._divisions_and_locations[1]
+    return data.iloc[np.concatenate([np.arange(ends[i], ends[i + 1]) for i in parts])]
+
+
+def _range(reader: Any, name: Any) -> Range:
+    """The range of a column in parquet files; of some partitions of theirs it may be another."""
+    if reader.operand("_partitions") is not None:
+        raise LookupError(f"{name!r} is read of some partitions.")
+    return footers(reader).ranges[name]
