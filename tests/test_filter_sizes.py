@@ -267,6 +267,14 @@ def test_some_partitions_of_files(kind: str, files: Path) -> None:
     assert told(some[some.number > 10]) == pytest.approx(ROWS / FILES / 3, rel=0.01)
 
 
+@pytest.mark.parametrize("kind", ["fsspec", "arrow"])
+def test_dot_in_a_name(kind: str, tmp_path: Path) -> None:
+    """A column with a dot in its name is not taken for one in the paths of files."""
+    pd.DataFrame({"a.b": np.arange(1000.0)}).to_parquet(tmp_path / "0.parquet")
+    frame = dd.read_parquet(tmp_path, filesystem=kind, filters=[("a.b", ">=", 900)])
+    assert told(frame) == pytest.approx(100, rel=0.05)
+
+
 ODD = [None, "text", float("nan"), True, pd.NaT, Decimal(5), 1 << 80, 1j, DAY, np.int8(5), b"5", []]
 
 

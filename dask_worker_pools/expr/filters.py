@@ -172,7 +172,9 @@ def _mask_of_reader(expr: Any) -> Mask:
 def _compared_by_reader(expr: Any, name: str, sign: str, value: Any) -> Mask:
     try:
         said = footers(expr)
-        if said.texts and name not in {path.partition(".")[0] for path in said.texts}:
+        # A nested column has a path of names; a dot may be part of a single name as well.
+        columns = {*said.texts, *(path.partition(".")[0] for path in said.texts)}
+        if columns and name not in columns:
             return np.ones(ROWS, bool)  # it is in the paths of files, and Dask has chosen by those
         column = _MadeUp(_range(expr, name), name)
         if sign in ("in", "not in"):
