@@ -20,9 +20,11 @@ class Elsewhere(LocalFileSystem):  # type: ignore[misc]
     """A file system whose tables only workers can open; the user has copies of the metadata."""
 
     locked = False
+    refused = 0
 
     def _open(self, path: str, *args: Any, **kwargs: Any) -> Any:
         if self.locked and Path(path).name != "_metadata":
+            self.refused += 1
             raise PermissionError(path)
         return super()._open(path, *args, **kwargs)
 
@@ -59,3 +61,14 @@ def test_file_sizes(tmp_path: Path, table: pd.DataFrame) -> None:
     told = estimated(tmp_path / "table", table, metadata=False)
     true = ROWS / PARTITIONS * table.x.dtype.itemsize
     assert 0.5 * true < told < 2 * true
+
+
+def test_files_are_tried_once(tmp_path: Path, table: pd.DataFrame) -> None:
+    """What cannot be opened is not tried again for each condition of a filter."""
+    dd.from_pandas(table, npartitions=PARTITIONS).to_parquet(tmp_path, write_index=False)
+    file_system = Elsewhere(skip_instance_cache=True)
+    frame = dd.read_parquet(tmp_path, filesystem=file_system)
+    expr = frame[(frame.x > 0.1) & (frame.y > 5) & (frame.x < 0.9)].optimize(fuse=False).expr
+    file_system.locked = True
+    assert Estimates().nbytes(expr) is not None
+    assert file_system.refused == 1

@@ -33,8 +33,8 @@ class Said:
     ranges: dict[str, Range]  #: by the names of columns, those that are read
 
 
-#: What was read of files, by the names of readers, which change with the files.
-_read: dict[str, Said] = {}
+#: What was read of files, or why it was not, by the names of readers, which change with the files.
+_read: dict[str, Said | OSError] = {}
 
 
 def footers(expr: Any) -> Said:
@@ -49,8 +49,14 @@ def footers(expr: Any) -> Said:
         if len(_read) > 1000:
             _read.clear()
         arrow = hasattr(expr, "approx_statistics")  # read through pyarrow's file systems
-        _read[expr._name] = _of_dask(expr) if arrow else _of_files(expr)
-    return _read[expr._name]
+        try:
+            _read[expr._name] = _of_dask(expr) if arrow else _of_files(expr)
+        except OSError as error:  # to try again, for each condition, may take long
+            _read[expr._name] = error
+    said = _read[expr._name]
+    if isinstance(said, OSError):
+        raise said.with_traceback(None)
+    return said
 
 
 def _of_dask(expr: Any) -> Said:
