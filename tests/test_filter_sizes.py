@@ -342,6 +342,17 @@ def test_infinite(tmp_path: Path) -> None:
     assert told(frame[frame.x > 900]) == pytest.approx(1000 / 3, rel=0.001)
 
 
+def test_last_date(tmp_path: Path) -> None:
+    """A column of which the dates would go on beyond the last one hides the range of no other."""
+    for i in range(9):
+        rows = 1000 if i else 900  # Dask looks at the smallest, and at some that are as large
+        day = datetime.date(9999 if i else 2000, 12, 31)
+        table = pa.table({"day": [day] * rows, "x": np.arange(rows) / rows})
+        pq.write_table(table, tmp_path / f"{i}.parquet")
+    frame = dd.read_parquet(tmp_path, filesystem="arrow")
+    assert told(frame[frame.x >= 0.9]) == pytest.approx(890, rel=0.05)
+
+
 def test_row_groups(tmp_path: Path) -> None:
     """The range of a file is that of all its row groups."""
     frame = written(tmp_path, [pa.table({"x": np.arange(1000)})], row_group_size=100)

@@ -185,7 +185,7 @@ def _range(columns: list[tuple[int, dict[str, Any]]], rows: int, n: int) -> Rang
         return None
     try:
         reached = _reached({i: (min(one), max(one)) for i, one in sorted(ends.items())}, n)
-    except TypeError:  # the type of the column is not the same in all files
+    except (TypeError, OverflowError):  # of another type in another file, or beyond the last date
         return None
     return Range(*reached, nulls / rows)
 
