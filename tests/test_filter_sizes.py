@@ -376,6 +376,26 @@ def test_bytes_of_series(kind: str, files: Path) -> None:
         assert Estimates().nbytes(expr) == pytest.approx(np.mean(true), rel=0.05)
 
 
+@pytest.mark.parametrize("kind", ["fsspec", "memory"])
+def test_texts_of_two_frames(kind: str, tmp_path: Path) -> None:
+    """The texts of a frame count as long as they are there, not as in another that has a column of
+    the same name.
+    """
+    frames = []
+    for length in (1, 1000):
+        table = pd.DataFrame({"at": range(100), "text": [f"{i:0{length}}" for i in range(100)]})
+        path = tmp_path / f"{length}.parquet"
+        table.to_parquet(path, compression=None)
+        read = dd.read_parquet(path) if kind == "fsspec" else dd.from_pandas(table, npartitions=1)
+        frames.append(read[read["at"] >= 0].optimize(fuse=False).expr)
+    apart = [Estimates().nbytes(frame) for frame in frames]
+    for order in (frames, frames[::-1]):
+        estimates = Estimates()
+        told = {frame._name: estimates.rows(frame) for frame in order}
+        assert None not in told.values()
+        assert [estimates.nbytes(frame) for frame in frames] == apart
+
+
 def test_traffic_of_a_filtered_join(tmp_path: Path) -> None:
     """The bytes that a join of a filtered table sends are predicted within a tenth."""
     (joined,) = join(pool, tmp_path, rows=62_500, other=125_000)

@@ -59,7 +59,8 @@ class Estimates:
         self._labelled = labelled or assumed is not None
         self._sources: dict[str, Any] = {}  # the readers that were looked at, by name
         self._rows: dict[str, Rows] = {}
-        self._texts: dict[str, float] = {}  # bytes of a text, by the name of its column
+        # Bytes of a text in the sources below an expression, by its name and that of the column.
+        self._texts: dict[str, Mapping[str, float]] = {}
 
     def nbytes(self, expr: Any) -> float | None:
         """Mean bytes of a partition of an expression, or of a chunk; None if unknown."""
@@ -67,9 +68,7 @@ class Estimates:
             if hasattr(type(expr), "chunks"):
                 return _chunk_bytes(expr)
             rows = self.rows(expr)
-            return (
-                None if rows is None else rows * (self._width(expr._meta) + self._index_bytes(expr))
-            )
+            return None if rows is None else rows * self._row_bytes(expr, expr._meta)
         except Exception:  # another version of Dask; nothing is to fail for a guess
             return None
 
@@ -101,6 +100,7 @@ class Estimates:
     def _told(self, expr: Any) -> Rows:
         names = [kind.__name__ for kind in type(expr).__mro__]
         rule = next((RULES[name] for name in names if name in RULES), None)
+        self._texts[expr._name] = _longest([self._texts[one._name] for one in _inputs(expr)])
         try:
             if is_source(expr):
                 if rule is not _fused_io:  # it holds a source, which counts itself
@@ -116,13 +116,13 @@ class Estimates:
         """Rows in so many bytes of a partition with all columns, of which perhaps some are read."""
         if nbytes is None:
             return None
-        return nbytes / (self._width(_whole(expr)) + self._index_bytes(expr))
+        return nbytes / self._row_bytes(expr, _whole(expr))
 
     def _whole_bytes(self, source: Any) -> float | None:
         """Bytes of a partition of a source with all columns."""
         rows = self.rows(source)
         try:
-            width = self._width(_whole(source)) + self._index_bytes(source)
+            width = self._row_bytes(source, _whole(source))
         except Exception:
             return None
         return None if rows is None else rows * width
@@ -134,21 +134,35 @@ class Estimates:
         numbered = not self._labelled and labelled and _numbered(expr)
         return SCALAR if labelled and not numbered else 0.0
 
-    def _width(self, meta: Any) -> float:
-        if not hasattr(meta, "dtype") and not hasattr(meta, "dtypes"):
-            return SCALAR
-        if not hasattr(meta, "columns"):
-            return self._bytes_of(getattr(meta, "name", None), meta.dtype)
-        return sum(map(self._bytes_of, meta.columns, meta.dtypes))
-
-    def _bytes_of(self, column: Any, dtype: Any) -> float:
-        if isinstance(dtype, np.dtype) and not dtype.hasobject and dtype.itemsize:
-            return float(dtype.itemsize)
-        return self._texts.get(str(column), TEXT if _is_text(dtype) else SCALAR)
+    def _row_bytes(self, expr: Any, meta: Any) -> float:
+        """Bytes of a row of an expression, if it looks like `meta`."""
+        return _width(meta, self._texts[expr._name]) + self._index_bytes(expr)
 
     def _total(self, expr: Any) -> Rows:
         rows = self.rows(expr)
         return None if rows is None else rows * expr.npartitions
+
+
+def _width(meta: Any, texts: Mapping[str, float]) -> float:
+    if not hasattr(meta, "dtype") and not hasattr(meta, "dtypes"):
+        return SCALAR
+    if not hasattr(meta, "columns"):
+        return _bytes_of(getattr(meta, "name", None), meta.dtype, texts)
+    return sum(_bytes_of(name, dtype, texts) for name, dtype in zip(meta.columns, meta.dtypes))
+
+
+def _bytes_of(column: Any, dtype: Any, texts: Mapping[str, float]) -> float:
+    if isinstance(dtype, np.dtype) and not dtype.hasobject and dtype.itemsize:
+        return float(dtype.itemsize)
+    return texts.get(str(column), TEXT if _is_text(dtype) else SCALAR)
+
+
+def _longest(each: list[Mapping[str, float]]) -> Mapping[str, float]:
+    """Bytes of texts in what has several inputs; where two have the same column, the longer."""
+    if all(texts is each[0] for texts in each):  # most often, so that nothing is copied
+        return each[0] if each else MappingProxyType({})
+    names = {name for texts in each for name in texts}
+    return {name: max(texts.get(name, 0.0) for texts in each) for name in names}
 
 
 def _chunk_bytes(array: Any) -> float | None:
@@ -219,11 +233,13 @@ def _pandas(self: Estimates, expr: Any) -> Rows:
     if len(data) and hasattr(data, "columns"):
         sample = data.iloc[:: max(1, len(data) // 1000)]
         meta = expr._meta if hasattr(expr._meta, "columns") else expr._meta.to_frame()
+        texts_of: dict[str, float] = {}
         for name, dtype in zip(meta.columns, meta.dtypes):
             if _is_text(dtype):
                 # Before pandas 3, Dask makes Arrow's texts of Python's as it loads them.
                 texts = sample[name].astype(dtype)
-                self._texts[str(name)] = texts.memory_usage(index=False, deep=True) / len(sample)
+                texts_of[str(name)] = texts.memory_usage(index=False, deep=True) / len(sample)
+        self._texts[expr._name] = texts_of
     return len(data) / max(1, len(expr._divisions_and_locations[0]) - 1)
 
 
@@ -231,16 +247,16 @@ def _parquet(self: Estimates, expr: Any) -> Rows:
     try:
         said = footers(expr)
     except OSError:  # the user need not be allowed to open what the workers read
-        return _cut(_by_file_sizes(self, expr), kept_by_reader(expr))
-    self._texts |= said.texts
+        return _cut(_by_file_sizes(expr), kept_by_reader(expr))
+    self._texts[expr._name] = said.texts
     return _cut(said.rows, kept_by_reader(expr))
 
 
-def _by_file_sizes(self: Estimates, expr: Any) -> float:
+def _by_file_sizes(expr: Any) -> float:
     """Rows as if files held them as memory does: what is packed has more of them."""
     info = expr._dataset_info
     sizes = [float(info["fs"].size(path)) for path, _ in some_files(expr)]
-    return mean_of_files(expr, sizes) / self._width(info["base_meta"])
+    return mean_of_files(expr, sizes) / _width(info["base_meta"], {})
 
 
 # --- what follows
@@ -300,6 +316,7 @@ def _aggregated(self: Estimates, expr: Any) -> Rows:
 def _fused_io(self: Estimates, expr: Any) -> Rows:
     """Partitions of a source read several at a time; the source is no dependency."""
     total = self._total(expr.operand("_expr"))
+    self._texts[expr._name] = self._texts[expr.operand("_expr")._name]
     return None if total is None else total / max(1, expr.npartitions)
 
 
