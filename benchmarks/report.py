@@ -129,6 +129,16 @@ def speed_up(cases: Sequence[Case], who: str) -> float:
     return exp(fsum(log(case.seconds(who) / case.seconds(OURS)) for case in both) / len(both))
 
 
+def best_of_all(cases: Sequence[Case]) -> float:
+    """Geometric mean of plain Dask's wall time over that of the fastest contender in each case."""
+    both = [case for case in cases if case.works(PLAIN)]
+    if not both:
+        return nan
+    least = [min(map(case.seconds, case.contenders)) for case in both]
+    ratios = [case.seconds(PLAIN) / one for case, one in zip(both, least, strict=True)]
+    return exp(fsum(map(log, ratios)) / len(ratios))
+
+
 def _faster(cases: Sequence[Case]) -> Verdict:
     mean = speed_up(cases, PLAIN)
     slower = [
@@ -246,7 +256,11 @@ def targets(cases: Sequence[Case]) -> str:
             text.append(f"{what}{about}:\n\n" + "\n".join(f"- {miss}" for miss in one.misses))
     others = {who: title for who, title in cases[0].contenders.items() if who not in (OURS, PLAIN)}
     also = " and ".join(f"{speed_up(cases, who):.2f} × as fast as {t}" for who, t in others.items())
-    text.append(f"In geometric mean over the cases in which both work, this library is {also}.")
+    text.append(
+        f"In geometric mean over the cases in which both work, this library is {also}. "
+        "Whichever contender is the fastest in each case, this one included, is together "
+        f"{best_of_all(cases):.2f} × as fast as plain Dask."
+    )
     return "\n\n".join(text)
 
 

@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import dask
@@ -29,7 +30,7 @@ from benchmarks.measure import run_once
 from benchmarks.oracle import least_traffic, shrink
 from benchmarks.race import Question, race
 from benchmarks.report import Case as Seen
-from benchmarks.report import amount, replace_blocks, table, verdicts, write
+from benchmarks.report import amount, best_of_all, replace_blocks, table, verdicts, write
 from benchmarks.sites import save
 from benchmarks.workloads import WORKLOADS, Case, Workload
 from dask_worker_pools import LocalPoolCluster
@@ -289,6 +290,15 @@ def test_misses_are_named(record: dict[str, Any]) -> None:
     assert "more than" in below.misses[0]
     assert "× the time of plain Dask" in fast.misses[0]
     assert "predicted" in foreseen.misses[0]
+
+
+def test_the_best_of_all_takes_the_fastest_contender_of_each_case(record: dict[str, Any]) -> None:
+    """It is never slower than plain Dask, and twice as fast where another takes half the time."""
+    plain = median(record["runs"]["plain"]["seconds"])
+    half = changed(record, seconds=[plain / 1000])
+    assert best_of_all([half]) == pytest.approx(1000)
+    assert best_of_all([changed(record, seconds=[100.0])]) >= 1
+    assert best_of_all([]) != best_of_all([])  # not a number
 
 
 def test_a_contender_that_fails_is_shown_as_that(record: dict[str, Any], tmp_path: Path) -> None:
