@@ -26,9 +26,6 @@ RESULTS = ROOT / "benchmarks" / "results" / "sites.json"
 PLAIN, OURS = "plain", "pools"
 #: What the library aims at: see `verdicts`.
 MOST_OVER_BOUND, LEAST_SPEED_UP, MOST_OFF = 1.05, 3.0, 0.10
-#: What is less than so many times as much is no more: of a bag Dask takes a sample to tell its
-#: size, which has some bytes more or less each time.
-NOISE = 1.001
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def _below_others(cases: Sequence[Case]) -> Verdict:
     for case in cases:
         others = [who for who in case.contenders if who != OURS]
         best = min(others, key=case.crossed)
-        if case.crossed(OURS) > NOISE * case.crossed(best):
+        if case.crossed(OURS) > case.crossed(best):
             more = case.crossed(OURS) - case.crossed(best)
             misses.append(f"{case.name}: {amount(more)} more than {case.contenders[best]}")
     return _met("never more than the best of the others", cases, misses)
