@@ -93,7 +93,7 @@ SOURCES = ["fsspec", "arrow", "memory"]
 
 FILTERS: dict[str, Build] = {
     "above": lambda t: t[t.x > 70],
-    "turned": lambda t: t[20 >= t.x],  # noqa: SIM300
+    "turned": lambda t: t[20 >= t.x],  # noqa: SIM300 - that the value is on the left is the case
     "range": lambda t: t[(t.x > 20) & (t.x < 40)],
     "between": lambda t: t[t.x.between(20, 50)],
     "either end": lambda t: t[(t.x < 20) | (t.x > 80)],

@@ -310,6 +310,16 @@ def test_declared_sizes_are_of_all_columns() -> None:
     assert plan_pools(some).total_bytes < 0.9 * whole.total_bytes
 
 
+def test_a_declared_size_is_of_what_is_made_in_the_block() -> None:
+    """A method that is called in the block leaves what was made before with its own size."""
+    left, right = made("A", 8, 1e6), made("B", 2, 8e6)
+    alone = plan_pools(left.merge(right, on="customer"))
+    with pool("B", nbytes=1e9):
+        again = plan_pools(left.merge(right, on="customer"))
+    sent = {plan.size_of(key) for plan in (alone, again) for key in plan.sizes}
+    assert max(sent) < 1e8
+
+
 def test_declared_sizes_outlast_all_that_happens_to_a_marker() -> None:
     """A size stays declared where a frame is pickled, assigned, or pinned in one place of two."""
     left, right = made("A", 8, 1e6), made("B", 2, 8e6)

@@ -8,8 +8,8 @@ from dask._expr import Expr
 
 from dask_worker_pools.annotations import BLOCKED, check_pool_name
 from dask_worker_pools.errors import ConflictingPools
-from dask_worker_pools.expr.markers import Marker, bare, kind_of, lifted, marker
-from dask_worker_pools.expr.said import Said
+from dask_worker_pools.expr.markers import Marker, bare, kind_of, lifted, marker, unmarked
+from dask_worker_pools.expr.said import NOTHING, Said
 
 T = TypeVar("T")
 
@@ -57,21 +57,13 @@ def assign_pool(collection: T, name: str | None) -> T:
     if isinstance(expr, Marker) and expr.place not in (None, place):
         pools = sorted({str(expr.place), str(place)})
         raise ConflictingPools(bare(expr)._name, type(expr.frame).__name__, pools)
-    frame, before = (expr.frame, expr.said) if isinstance(expr, Marker) else (expr, Said())
+    frame, before = (expr.frame, expr.said) if isinstance(expr, Marker) else (expr, NOTHING)
     below, _, said = lifted(frame, place)
-    new = marker(kind, below, place, before | said | Said(tuple(_without_pool(frame))))
+    new = marker(kind, below, place, before | said | Said(_without_pool(frame)))
     return type(collection)(new)  # type: ignore[call-arg]
 
 
-def _without_pool(expr: Any) -> set[str]:
+def _without_pool(expr: Any) -> tuple[str, ...]:
     """Bare names of the expressions that no marker stands above."""
     names: dict[str, Any] = {}
-    found: set[str] = set()
-    stack = [expr]
-    while stack:
-        one = stack.pop()
-        name = bare(one, names)._name
-        if not isinstance(one, Marker) and name not in found:
-            found.add(name)
-            stack.extend(one.dependencies())
-    return found
+    return tuple({bare(one, names)._name for one in unmarked(expr)})

@@ -7,11 +7,12 @@ from typing import Any
 
 import dask
 
-from dask_worker_pools.expr.markers import Marker, bare, floated, lifted, marker
+from dask_worker_pools.annotations import SIZE_KEY, check_nbytes
+from dask_worker_pools.expr.markers import Marker, bare, floated, lifted, marker, unmarked
 from dask_worker_pools.expr.pins import pinned
 from dask_worker_pools.expr.places import Place, inside, place_in, single_place
 from dask_worker_pools.expr.regions import delayed_places
-from dask_worker_pools.expr.said import Said, declared
+from dask_worker_pools.expr.said import Said, is_source, source_name
 from dask_worker_pools.expr.went import remembered
 
 
@@ -42,12 +43,16 @@ def built(kind: type[Any]) -> Callable[[Any], Any]:
 def pinned_here(kind: type[Any], expr: Any, place: Place) -> Any:
     """A marker that says that the user pinned an expression."""
     below, _, said = lifted(expr, place)
-    plain = bare(expr)
-    new = declared(plain, dask.get_annotations())
-    # What lies below and was declared before keeps its size.
-    known = dict(said.sizes)
-    sizes = tuple((name, nbytes) for name, nbytes in new.sizes if name not in known)
-    return marker(kind, below, place, said | Said((plain._name,), sizes))
+    return marker(kind, below, place, said | Said((bare(expr)._name,), _declared(expr)))
+
+
+def _declared(expr: Any) -> tuple[tuple[str, float], ...]:
+    """The size that annotations in force declare, of each source that has not got its pool yet."""
+    nbytes = dask.get_annotations().get(SIZE_KEY)
+    if nbytes is None or callable(nbytes):
+        return ()
+    sources = {source_name(one) for one in unmarked(expr) if is_source(one)}
+    return tuple((name, check_nbytes(nbytes)) for name in sources)
 
 
 def _inherited(expr: Any) -> set[Place]:

@@ -31,7 +31,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_worker_pools.expr.footers import Range, footers
+from dask_worker_pools.expr.footers import Range, filters_of, footers
 from dask_worker_pools.expr.said import is_source
 
 #: The part of the rows that a comparison keeps: of ``==``, and of any other.
@@ -71,7 +71,7 @@ def kept_by_reader(expr: Any) -> float:
     """The part of the rows in the files that the filters of a reader of parquet keep."""
     try:
         return _part(_mask_of_reader(expr), [])
-    except Exception:
+    except Exception:  # as above
         return OTHER
 
 
@@ -161,11 +161,9 @@ def _said_of(part: Any) -> str:
 
 def _mask_of_reader(expr: Any) -> Mask:
     """The rows that parquet's filters keep: any of several lists of comparisons."""
-    filters = expr.operand("filters")
-    if not filters:
+    each = [[_compared_by_reader(expr, *one) for one in every] for every in filters_of(expr)]
+    if not each:
         return np.ones(ROWS, bool)
-    either = filters if isinstance(filters[0], list) else [filters]
-    each = [[_compared_by_reader(expr, *one) for one in every] for every in either]
     return np.asarray(np.logical_or.reduce([np.logical_and.reduce(masks) for masks in each]))
 
 
@@ -180,7 +178,7 @@ def _compared_by_reader(expr: Any, name: str, sign: str, value: Any) -> Mask:
         if sign in ("in", "not in"):
             return column.among(value) ^ (sign == "not in")
         return column.compared(sign, value)
-    except Exception:
+    except Exception:  # nothing is known of it, or its values do not compare
         return _guess("==" if sign == "in" else sign, f"{name} {sign} {value}")
 
 

@@ -25,7 +25,7 @@ class Range(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Said:
+class Footers:
     """What is known of a table."""
 
     rows: float  #: of a partition, on average
@@ -34,10 +34,10 @@ class Said:
 
 
 #: What was read of files, or why it was not, by the names of readers, which change with the files.
-_read: dict[str, Said | OSError] = {}
+_read: dict[str, Footers | OSError] = {}
 
 
-def footers(expr: Any) -> Said:
+def footers(expr: Any) -> Footers:
     """Look into a few files of an expression that reads parquet, once.
 
     Raises
@@ -59,11 +59,11 @@ def footers(expr: Any) -> Said:
     return said
 
 
-def _of_dask(expr: Any) -> Said:
+def _of_dask(expr: Any) -> Footers:
     """What Dask has read of a few files, the smallest and the largest among them."""
     mean = expr.approx_statistics()
     rows = float(mean["num_rows"])
-    return Said(rows, _text_bytes(mean["columns"], rows), _cached_ranges(expr))
+    return Footers(rows, _text_bytes(mean["columns"], rows), _cached_ranges(expr))
 
 
 def _cached_ranges(expr: Any) -> dict[str, Range]:
@@ -84,9 +84,9 @@ def _cached_ranges(expr: Any) -> dict[str, Range]:
         return {}
 
 
-def _of_files(expr: Any) -> Said:
+def _of_files(expr: Any) -> Footers:
     if expr._plan["empty"]:  # Dask found that its filters leave nothing
-        return Said(0.0, {}, {})
+        return Footers(0.0, {}, {})
     wanted = _wanted(expr)
     files = list(_groups_of(expr, some_files(expr)))
     rows = [float(sum(group.num_rows for group in groups)) for groups in files]
@@ -94,7 +94,13 @@ def _of_files(expr: Any) -> Said:
     texts = _text_bytes(every[0].to_dict()["columns"], every[0].num_rows) if every else {}
     # The first and the last of the files are among them.
     groups = {i: [_as_dict(g, wanted) for g in one] for i, one in enumerate(files)}
-    return Said(mean_of_files(expr, rows), texts, _ranges(wanted, groups, len(files)))
+    return Footers(mean_of_files(expr, rows), texts, _ranges(wanted, groups, len(files)))
+
+
+def filters_of(expr: Any) -> list[list[tuple[Any, ...]]]:
+    """The filters of a reader: lists of comparisons, of one of which all have to hold."""
+    filters = expr.operand("filters") or []
+    return filters if not filters or isinstance(filters[0], list) else [filters]
 
 
 def mean_of_files(expr: Any, some: list[float]) -> float:
@@ -142,9 +148,8 @@ def _text_bytes(columns: list[dict[str, Any]], rows: float) -> dict[str, float]:
 
 def _wanted(expr: Any) -> set[str]:
     """Columns that a filter may ask for: those that are read, and those of the reader's own."""
-    either = expr.operand("filters") or []
-    each = [c for one in either for c in (one if isinstance(one, list) else [one])]
-    return {str(name) for name in expr.columns} | {str(c[0]) for c in each}
+    asked = {str(name) for every in filters_of(expr) for name, *_ in every}
+    return {str(name) for name in expr.columns} | asked
 
 
 def _as_dict(group: Any, wanted: set[str]) -> dict[str, Any]:

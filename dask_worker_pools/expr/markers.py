@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from dask._expr import Expr, _ExprSequence
 from dask.tokenize import tokenize
 
 from dask_worker_pools.expr.places import LIVE, Place, inside, within
-from dask_worker_pools.expr.said import Said
+from dask_worker_pools.expr.said import NOTHING, Said
 from dask_worker_pools.expr.went import remember
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def marked_again(frame: Any, place: Place, *said: Any) -> Any:
     return frame if kind is None else kind(frame, place, here.Said(*said))
 
 
-def marker(kind: type[Any], frame: Any, place: Place, said: Said = Said()) -> Any:  # noqa: B008
+def marker(kind: type[Any], frame: Any, place: Place, said: Said = NOTHING) -> Any:
     """A marker around `frame`. Of two that would stand around each other, one says all."""
     if isinstance(frame, Marker) and (place is None or frame.place in (place, None)):
         place = frame.place if place is None else place
@@ -184,7 +184,7 @@ def lifted(parent: Any, place: Place) -> tuple[Any, Place, Said]:
     """
     found: list[Said] = []
     below = _without(parent, place, found, {})
-    return below, place, reduce(or_, found, Said())
+    return below, place, reduce(or_, found, NOTHING)
 
 
 def _without(expr: Any, place: Place, found: list[Said], done: dict[str, Any]) -> Any:
@@ -201,6 +201,18 @@ def _without(expr: Any, place: Place, found: list[Said], done: dict[str, Any]) -
         changed = any(new is not old for new, old in zip(operands, expr.operands))
         done[expr._name] = type(expr)(*operands) if changed else expr
     return done[expr._name]
+
+
+def unmarked(expr: Any) -> Iterator[Any]:
+    """The expressions that no marker stands above, each once."""
+    found: set[str] = set()
+    stack = [expr]
+    while stack:
+        one = stack.pop()
+        if not isinstance(one, Marker) and one._name not in found:
+            found.add(one._name)
+            yield one
+            stack.extend(one.dependencies())
 
 
 def bare(expr: Any, done: dict[str, Any] | None = None) -> Any:

@@ -62,13 +62,17 @@ class Estimates:
         # Bytes of a text in the sources below an expression, by its name and that of the column.
         self._texts: dict[str, Mapping[str, float]] = {}
 
-    def nbytes(self, expr: Any) -> float | None:
-        """Mean bytes of a partition of an expression, or of a chunk; None if unknown."""
+    def nbytes(self, expr: Any, whole: bool = False) -> float | None:
+        """Mean bytes of a partition of an expression, or of a chunk; None if unknown.
+
+        `whole`: of a source with all columns, of which perhaps some are read.
+        """
         try:
             if hasattr(type(expr), "chunks"):
                 return _chunk_bytes(expr)
             rows = self.rows(expr)
-            return None if rows is None else rows * self._row_bytes(expr, expr._meta)
+            meta = _whole(expr) if whole else expr._meta
+            return None if rows is None else rows * self._row_bytes(expr, meta)
         except Exception:  # another version of Dask; nothing is to fail for a guess
             return None
 
@@ -93,7 +97,7 @@ class Estimates:
         That is what a partition of unknown size is compared with. None if none is known.
         """
         every = Estimates(declared=self._declared, labelled=True)
-        sizes = map(every._whole_bytes, self._sources.values())
+        sizes = (every.nbytes(source, whole=True) for source in self._sources.values())
         known = [size for size in sizes if size is not None]
         return median(known) if known else None
 
@@ -117,15 +121,6 @@ class Estimates:
         if nbytes is None:
             return None
         return nbytes / self._row_bytes(expr, _whole(expr))
-
-    def _whole_bytes(self, source: Any) -> float | None:
-        """Bytes of a partition of a source with all columns."""
-        rows = self.rows(source)
-        try:
-            width = self._row_bytes(source, _whole(source))
-        except Exception:
-            return None
-        return None if rows is None else rows * width
 
     def _index_bytes(self, expr: Any) -> float:
         """Bytes of a row's label, of which there are none where rows are only numbered."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dask.tokenize import tokenize
-
-from dask_worker_pools.annotations import SIZE_KEY, check_nbytes
 
 #: What Dask's optimiser changes of a source: what of it is read.
 CHANGING = frozenset({"columns", "filters", "calculate_divisions", "_partitions", "_series"})
@@ -24,6 +21,10 @@ class Said(NamedTuple):
         return Said(tuple(sorted(pins)), tuple(sorted(sizes)))
 
 
+#: What there is to keep where nothing was said.
+NOTHING = Said()
+
+
 def is_source(expr: Any) -> bool:
     """Whether an expression reads or makes partitions, and needs no other."""
     return any(kind.__name__ == "IO" for kind in type(expr).__mro__)
@@ -33,12 +34,3 @@ def source_name(expr: Any) -> str:
     """A name for a source, whatever of it is read."""
     named = zip(expr._parameters, expr.operands)
     return str(tokenize(type(expr).__name__, *(op for name, op in named if name not in CHANGING)))
-
-
-def declared(expr: Any, annotations: Mapping[str, Any]) -> Said:
-    """What annotations declare of the sources of an expression."""
-    nbytes = annotations.get(SIZE_KEY)
-    if nbytes is None or callable(nbytes):
-        return Said()
-    sources = {source_name(one) for one in expr.walk() if is_source(one)}
-    return Said((), tuple((name, check_nbytes(nbytes)) for name in sorted(sources)))

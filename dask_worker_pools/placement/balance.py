@@ -31,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import cast
 
 import numpy as np
@@ -159,17 +160,18 @@ class Step:
             self._tasks(now, ends_at_home(kernel, most)),
             self._tasks(now, ends_at_home(kernel, fewest)),
         )
-        widest = self._tasks(now, most)
-        yield widest, self._tasks(now, fewest)
+        widest, narrowest = self._tasks(now, most), self._tasks(now, fewest)
+        yield widest, narrowest
 
         def hottest(placed: Numbers) -> int:
             return now.loaded(placed).hottest(range(len(now.rate)))
 
         pool = hottest(widest)
-        if hottest(self._tasks(now, fewest)) == pool:
+        if hottest(narrowest) == pool:
             return  # whatever may leave it is not enough, and mixed in already
         height = [*map(heights(kernel.kinds).__getitem__, kernel.nodes)]
 
+        @cache
         def near(limit: int) -> Numbers:
             """What leaves it if only so much at the end of the graph may."""
             fixed = [node for node, far in enumerate(height) if far >= limit]
@@ -201,8 +203,9 @@ class Step:
         hopeful, safe = (
             light(small, self.kernel, much) for much in (HOPE * self.margin, self.margin)
         )
+        ends = hash(one.tobytes()), hash(other.tobytes())
         for cut in [hopeful] if np.array_equal(hopeful, safe) else [hopeful, safe]:
-            mixture = hash(one.tobytes()), hash(other.tobytes()), hash(cut.tobytes())
+            mixture = *ends, hash(cut.tobytes())
             if mixture in self.useless:
                 continue
             then = now.instead(mixed(start, other, cut, self.kernel))

@@ -165,7 +165,8 @@ def canonical(kinds: Kinds) -> list[int]:
     # Many kinds are so different that their neighbours tell all of them apart.
     told = 0
     for _ in range(2 if len(number) > LARGE else MANY):
-        if told == (told := len(set(number))) or told == len(number):
+        before, told = told, len(set(number))
+        if told in (before, len(number)):
             break
         number = [
             hash(
