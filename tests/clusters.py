@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from distributed import Client
+from distributed import Client, futures_of
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 HOST = "127.0.0.1"
@@ -353,6 +353,40 @@ def stuck(client: Client) -> dict[Hashable, str]:
         return {k: ts.state for k, ts in dask_scheduler.tasks.items() if ts.state in unfinished}
 
     found: dict[Hashable, str] = client.run_on_scheduler(on_scheduler)
+    return found
+
+
+def restrictions(client: Client, *persisted: Any) -> dict[Hashable, dict[str, float]]:
+    """Resources that each task behind persisted collections or futures asks for, by key.
+
+    The tasks need not be able to run: this waits until they are on the scheduler, no longer.
+    Tasks of other computations are left out. Results of an earlier test are forgotten whenever
+    the client's message about them arrives, so that a look at all tasks may find some.
+    """
+    results = [future.key for future in futures_of(persisted)]
+
+    def on_scheduler(dask_scheduler: Any) -> dict[Hashable, dict[str, float]] | None:
+        tasks = dask_scheduler.tasks
+        if not tasks.keys() >= set(results):
+            return None
+        behind = set()
+        left = [tasks[key] for key in results]
+        while left:
+            task = left.pop()
+            if task not in behind:
+                behind.add(task)
+                left.extend(task.dependencies)
+        return {task.key: dict(task.resource_restrictions or {}) for task in behind}
+
+    found: dict[Hashable, dict[str, float]] | None = None
+
+    def arrived() -> bool:
+        nonlocal found
+        found = client.run_on_scheduler(on_scheduler)
+        return found is not None
+
+    wait_until(arrived)
+    assert found  # persisted collections have tasks
     return found
 
 

@@ -246,18 +246,9 @@ def test_only_the_tasks_that_asked_need_the_gpu(client: Client) -> None:
     with propagate_pools():
         persisted = (x + 1).rechunk(8).persist()
         wait(persisted)
-
-        def on_scheduler(dask_scheduler: Any) -> list[dict[str, float]]:
-            return [dict(ts.resource_restrictions) for ts in dask_scheduler.tasks.values()]
-
-        asked = client.run_on_scheduler(on_scheduler)
-        key = futures_of(persisted)[0].key
-
-        def of_result(dask_scheduler: Any) -> dict[str, float]:
-            return dict(dask_scheduler.tasks[key].resource_restrictions)
-
-        assert all("pool-farm" in resources for resources in asked)
-        assert client.run_on_scheduler(of_result) == {"pool-farm": 0}
+        asked = clusters.restrictions(client, persisted)
+    assert all("pool-farm" in resources for resources in asked.values())
+    assert asked[futures_of(persisted)[0].key] == {"pool-farm": 0}
 
 
 @pytest.mark.parametrize("memory", [1e9, 70e9])
@@ -268,11 +259,8 @@ def test_amounts_are_kept(client: Client, memory: float) -> None:
     with propagate_pools():
         persisted = x.persist()
         wait(persisted)
-
-        def on_scheduler(dask_scheduler: Any) -> list[dict[str, float]]:
-            return [dict(ts.resource_restrictions) for ts in dask_scheduler.tasks.values()]
-
-        assert {"MEMORY": memory, "pool-farm": 0} in client.run_on_scheduler(on_scheduler)
+        asked = clusters.restrictions(client, persisted)
+    assert {"MEMORY": memory, "pool-farm": 0} in asked.values()
 
 
 def test_a_gpu_without_a_pool(ran_on: Ran) -> None:
@@ -316,8 +304,8 @@ def test_local_cluster(config: dict[str, Any], options: dict[str, Any]) -> None:
             assert (x + 1).sum().compute() == (VALUES + 1).sum()
             persisted = (x + 1).persist()
             wait(persisted)
-            restricted = [ts.resource_restrictions for ts in cluster.scheduler.tasks.values()]
-        assert {len(resources) for resources in restricted} == {1}
+            asked = clusters.restrictions(client, persisted)
+        assert {len(resources) for resources in asked.values()} == {1}
         assert len(ran.tasks) > 0
         with pool("B"):
             y = make("array")

@@ -230,16 +230,12 @@ def test_blocked(client: Client) -> None:
     """What is made in `pool(None)` gets no pool, and does not pull what follows into one."""
     frame = orders(None)
 
-    def restricted(dask_scheduler: Any) -> list[Any]:
-        return [ts.resource_restrictions for ts in dask_scheduler.tasks.values()]
-
     with propagate_pools():
         future = client.compute(frame.total.sum())
         wait(future)
-        found = client.run_on_scheduler(restricted)
+        asked = clusters.restrictions(client, future)
     assert future.result() == ORDERS.total.sum()
-    assert found
-    assert not any(found)
+    assert not any(asked.values())
 
 
 def test_any_of_several_pools(client: Client) -> None:

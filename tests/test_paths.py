@@ -10,7 +10,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -170,16 +170,6 @@ def pools_of(ran: clusters.Executions) -> set[str | None]:
     assert found
     assert {key: where for key, where in found.items() if len(where) > 1} == {}
     return set().union(*found.values())
-
-
-def restrictions(client: Client) -> dict[Hashable, dict[str, float]]:
-    """Resources that each task on the scheduler asks for."""
-
-    def on_scheduler(dask_scheduler: Any) -> dict[Hashable, dict[str, float]]:
-        return {k: ts.resource_restrictions or {} for k, ts in dask_scheduler.tasks.items()}
-
-    found: dict[Hashable, dict[str, float]] = client.run_on_scheduler(on_scheduler)
-    return found
 
 
 def address_of(client: Client) -> str:
@@ -390,7 +380,7 @@ def test_a_task_that_kinds_share_has_one_pool(
         with clusters.record_executions(client) as ran:
             persisted = dask.persist(*xs)
             wait(persisted)
-            asked = restrictions(client)
+            asked = clusters.restrictions(client, *persisted)
             dask.compute(*persisted)
     assert pools_of(ran) == {"A", "B"}
     assert {len(resources) for resources in asked.values()} == {1}
@@ -705,11 +695,11 @@ def test_blocked_tasks_ask_for_nothing(client: Client, trace: Trace) -> None:
     with propagate_pools():
         persisted = x.map(trace.note("free")).persist()
         wait(futures_of(persisted))
-        assert set(map(len, restrictions(client).values())) == {0}
+        assert set(map(len, clusters.restrictions(client, persisted).values())) == {0}
         with pool("A"):
             around = x.map(trace.note("around")).persist()
             wait(futures_of(around))
-        asked = {str(k): v for k, v in restrictions(client).items()}
+        asked = clusters.restrictions(client, around)
     assert trace.places["around"] == {"A"}
     assert {"pool-A": 0} in asked.values()
 

@@ -7,7 +7,7 @@ it, then the same computation inside `propagate_pools`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -110,24 +110,6 @@ def chain(kind: str, steps: Steps, pools: str, say: Callable[[str], Any]) -> Any
     return x
 
 
-def restrictions(client: Client, x: Any) -> dict[Hashable, dict[str, float]]:
-    """Resources that the tasks of a persisted collection ask for; they need not be able to run."""
-
-    def on_scheduler(dask_scheduler: Any) -> dict[Hashable, dict[str, float]]:
-        return {k: ts.resource_restrictions or {} for k, ts in dask_scheduler.tasks.items()}
-
-    keys = {future.key for future in futures_of(x)}
-    found: dict[Hashable, dict[str, float]] = {}
-
-    def arrived() -> bool:
-        nonlocal found
-        found = client.run_on_scheduler(on_scheduler)
-        return keys <= found.keys()
-
-    clusters.wait_until(arrived)
-    return found
-
-
 # --- annotations that low-level fusion drops
 
 
@@ -140,7 +122,7 @@ def test_plain_annotations_die_in_low_level_fusion(client: Client, steps: Steps,
         1 (A) → 2 (A)
     """
     x = chain(kind, steps, "AA", by_hand).persist()
-    assert set(map(str, restrictions(client, x).values())) == {"{}"}
+    assert set(map(str, clusters.restrictions(client, x).values())) == {"{}"}
     wait(futures_of(x))
     assert not steps.pools["1"] <= {"A"}
 
@@ -152,7 +134,7 @@ def test_annotations_survive_low_level_fusion(client: Client, steps: Steps, kind
     with clusters.record_executions(client) as ran, propagate_pools():
         persisted = x.persist()
         wait(futures_of(persisted))
-    assert set(map(str, restrictions(client, persisted).values())) == {"{'pool-A': 0}"}
+    assert set(map(str, clusters.restrictions(client, persisted).values())) == {"{'pool-A': 0}"}
     assert set().union(*ran.pools_of.values()) == {"A"}
     assert steps.pools == {"1": {"A"}, "2": {"A"}}
 
@@ -161,7 +143,7 @@ def test_turning_fusion_off_here_does_not_help_plain_dask(client: Client, steps:
     """The scheduler is another process and fuses by its own configuration."""
     with dask.config.set({"optimization.fuse.active": False}):
         x = chain("array", steps, "AA", by_hand).persist()
-        assert set(map(str, restrictions(client, x).values())) == {"{}"}
+        assert set(map(str, clusters.restrictions(client, x).values())) == {"{}"}
 
 
 @pytest.mark.parametrize("kind", ["array", "bag"])
@@ -205,7 +187,7 @@ def test_layers_of_two_pools_stay_apart(
     with propagate_pools():
         persisted = x.persist()
         wait(futures_of(persisted))
-        asked = restrictions(client, persisted)
+        asked = clusters.restrictions(client, persisted)
     assert {len(resources) for resources in asked.values()} == {1}
     assert steps.pools == {"1": {"A"}, "2": {"B"}}
 
@@ -312,7 +294,7 @@ def test_plain_nested_annotations_lose_the_gpu(client: Client, steps: Steps) -> 
     with dask.annotate(resources={"GPU": 1}), by_hand("A"):
         x = delayed(steps("1"))(0)
     persisted = x.persist()
-    assert restrictions(client, persisted) == {x.key: {"pool-A": 0}}
+    assert clusters.restrictions(client, persisted) == {x.key: {"pool-A": 0}}
 
 
 def test_nested_pools_keep_the_gpu(
@@ -323,7 +305,7 @@ def test_nested_pools_keep_the_gpu(
         x = [delayed(steps("1"))(n) for n in range(8)]
     with propagate_pools():
         persisted = dask.persist(*x)
-        asked = restrictions(client, persisted)
+        asked = clusters.restrictions(client, persisted)
         dask.compute(*persisted)
     assert list(asked.values()) == [{"GPU": 1, "pool-A": 0}] * 8
     assert steps.workers == {"1": {gpu_worker.address}}
