@@ -130,8 +130,10 @@ def propagate_pools_in_collection(collection: T) -> T:
 
 def _propagate_in_expression(collection: T) -> T:
     plan = plan_pools(collection)
+    everywhere = set(plan.pools.values())
     free = {pool for key, pool in plan.pools.items() if key not in plan.pinned}
-    pool = free.pop() if len(free) == 1 else None
+    written = everywhere if len(everywhere) == 1 else free
+    pool = written.pop() if len(written) == 1 else None
     return collection if pool is None else cast("T", graphs.put(collection, pool))
 
 

@@ -59,11 +59,7 @@ def assign_pool(collection: T, name: str | None) -> T:
         raise ConflictingPools(bare(expr)._name, type(expr.frame).__name__, pools)
     frame, before = (expr.frame, expr.said) if isinstance(expr, Marker) else (expr, NOTHING)
     below, _, said = lifted(frame, place)
-    new = marker(kind, below, place, before | said | Said(_without_pool(frame)))
-    return type(collection)(new)  # type: ignore[call-arg]
-
-
-def _without_pool(expr: Any) -> tuple[str, ...]:
-    """Bare names of the expressions that no marker stands above."""
     names: dict[str, Any] = {}
-    return tuple({bare(one, names)._name for one in unmarked(expr)})
+    without_pool = (bare(one, names) for one in unmarked(frame))
+    new = marker(kind, below, place, before | said | Said.pinned(*without_pool))
+    return type(collection)(new)  # type: ignore[call-arg]

@@ -43,7 +43,7 @@ def built(kind: type[Any]) -> Callable[[Any], Any]:
 def pinned_here(kind: type[Any], expr: Any, place: Place) -> Any:
     """A marker that says that the user pinned an expression."""
     below, _, said = lifted(expr, place)
-    return marker(kind, below, place, said | Said((bare(expr)._name,), _declared(expr)))
+    return marker(kind, below, place, said | Said.pinned(bare(expr)) | Said((), _declared(expr)))
 
 
 def _declared(expr: Any) -> tuple[tuple[str, float], ...]:

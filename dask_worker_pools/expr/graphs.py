@@ -14,6 +14,7 @@ from dask_worker_pools.cluster import TASK_BASED
 from dask_worker_pools.expr.markers import Marker, kind_of, marker
 from dask_worker_pools.expr.planned import by_expression
 from dask_worker_pools.expr.regions import placed
+from dask_worker_pools.expr.said import Said
 from dask_worker_pools.expr.sequence import PlacedSequence
 
 
@@ -47,4 +48,4 @@ def put(collection: Any, pool: str) -> Any:
     expr = collection.expr
     kind = type(expr) if isinstance(expr, Marker) else kind_of(expr)
     assert kind is not None
-    return type(collection)(marker(kind, expr, pool))
+    return type(collection)(marker(kind, expr, pool, Said(steps=True)))

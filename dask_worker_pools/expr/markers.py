@@ -48,14 +48,11 @@ class Marker:
     def _meta(self) -> Any:
         return self.frame._meta
 
-    def __init__(self, *operands: Any, **parameters: Any) -> None:
-        # Defined so that Dask does not take an older marker of the same name, of other sayings.
-        pass
-
     def __dask_tokenize__(self) -> str:
-        # The same frame in the same place is the same to Dask, whatever else was said.
+        # All that was said: Dask takes an older parent of the same name, with its older markers.
         if not self._determ_token:
-            self._determ_token = tokenize(type(self).__name__, self.frame._name, self.place)
+            name = type(self).__name__
+            self._determ_token = tokenize(name, self.frame._name, self.place, *self.said)
         return self._determ_token
 
     def __str__(self) -> str:

@@ -78,7 +78,7 @@ def _marked_again(expr: Any, said: dict[str, Place], sizes: Said, done: dict[str
         new = type(expr)(*operands) if changed else expr
         if expr._name in said and kind:
             place = said[expr._name]
-            new = marker(kind, lifted(new, place)[0], place, sizes | Said((expr._name,)))
+            new = marker(kind, lifted(new, place)[0], place, sizes | Said.pinned(expr))
         elif kind and any(isinstance(one, Marker) for one in new.dependencies()):
             new = floated(new, kind, root=True)
         done[expr._name] = new

@@ -1,14 +1,20 @@
-"""From markers to the place of each expression: what `Placed` holds."""
+"""From markers to the place of each expression: what `Placed` holds.
+
+What is made of one pool's frames alone goes along with them, without a look at its tasks, so long
+as it does not grow: what is larger than what it is made of had better be made where it is needed. A
+plan of whole expressions tells which these are, and leaves them to the plan of tasks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from dask.delayed import Delayed
 from dask.typing import Key
 
-from dask_worker_pools.annotations import Annotations, annotations_by_key
+from dask_worker_pools import placement
+from dask_worker_pools.annotations import BLOCKED, Annotations, annotations_by_key
 from dask_worker_pools.edges import toposort
 from dask_worker_pools.expr.blocks import is_frame
 from dask_worker_pools.expr.markers import Marker, bare
@@ -16,6 +22,7 @@ from dask_worker_pools.expr.pins import declared_sizes
 from dask_worker_pools.expr.places import LIVE, Place, place_in
 from dask_worker_pools.expr.planned import Placed, walk
 from dask_worker_pools.expr.rows import PARTITION, Estimates
+from dask_worker_pools.expr.said import is_loading
 from dask_worker_pools.graph import as_high_level
 
 
@@ -25,38 +32,76 @@ def placed(exprs: Iterable[Any]) -> Placed:
     names: dict[str, Any] = {}
     plain = [bare(expr, names) for expr in marked]
     found = _said(marked, names)
+    declared = declared_sizes(marked)
     places = _grown(plain, found)
+    if apart := _better_apart(plain, found, places, declared):
+        places = _grown(plain, found, apart)
     holders = [expr for expr in walk(plain) if _delayed(expr)]
     said: dict[Key, Annotations] = {}
     for expr in holders:
         said |= delayed_annotations(expr)
     delayed = {expr._name for expr in holders}
-    sizes = _sizes(plain, places, declared_sizes(marked))
+    sizes = _sizes(plain, places, declared)
     return Placed(plain, places, said, delayed, *sizes)
 
 
 def _said(marked: Iterable[Any], names: dict[str, Any]) -> dict[str, set[Place]]:
-    """The places that were said of each expression, by the name that it has without markers."""
+    """The places that were said of each expression, by the name that it has without markers.
+
+    Of what markers took along, floating up from sources, nothing was said.
+    """
     found: dict[str, set[Place]] = {}
-    stack: list[tuple[Any, Place]] = [(expr, None) for expr in marked]
-    seen: set[tuple[str, Place]] = set()
+    stack: list[tuple[Any, Place, bool]] = [(expr, None, True) for expr in marked]
+    seen: set[tuple[str, Place, bool]] = set()
     while stack:
-        expr, place = stack.pop()
-        if (expr._name, place) in seen:
+        expr, place, all_of_it = stack.pop()
+        if (expr._name, place, all_of_it) in seen:
             continue
-        seen.add((expr._name, place))
+        seen.add((expr._name, place, all_of_it))
         if isinstance(expr, Marker):
-            stack.append((expr.frame, expr.place))
+            all_of_it = expr.said.steps or not isinstance(expr.place, str)
+            stack.append((expr.frame, expr.place, all_of_it))
             continue
-        found.setdefault(bare(expr, names)._name, set()).add(place)
-        stack.extend((one, place) for one in expr.dependencies())
+        needed = expr.dependencies()
+        said = all_of_it or not needed or is_loading(expr)
+        found.setdefault(bare(expr, names)._name, set()).add(place if said else None)
+        stack.extend((one, place, all_of_it) for one in needed)
     return found
 
 
-def _grown(plain: Iterable[Any], found: dict[str, set[Place]]) -> dict[str, Place]:
+def _better_apart(
+    plain: Iterable[Any],
+    found: Mapping[str, set[Place]],
+    places: Mapping[str, Place],
+    declared: Mapping[str, float],
+) -> set[str]:
+    """Expressions that should not go along with their inputs, as far as whole ones can tell."""
+    exprs = {expr._name: expr for expr in walk(plain)}
+    said = {name: place for name, place in places.items() if found[name] == {place}}
+    if len(said) == len(places) or len(set(places.values())) < 2:
+        return set()
+    estimates = Estimates(declared=declared)
+    told = {name: estimates.all_bytes(expr) for name, expr in exprs.items()}
+    if None in told.values():
+        assuming = Estimates(estimates.typical_source() or PARTITION, declared)
+        told = {name: assuming.all_bytes(expr) for name, expr in exprs.items()}
+    best = placement.place(
+        {name: [one._name for one in expr.dependencies()] for name, expr in exprs.items()},
+        {name: where for name, where in said.items() if isinstance(where, str)},
+        _known(told),
+        allowed={name: where for name, where in said.items() if isinstance(where, tuple)},
+        blocked=[name for name, where in said.items() if where is BLOCKED],
+    )
+    return {name for name in places.keys() - said.keys() if best[name] != places[name]}
+
+
+def _grown(
+    plain: Iterable[Any], found: Mapping[str, set[Place]], apart: Collection[str] = ()
+) -> dict[str, Place]:
     """The place of each expression: the one that was said, or the one of all its inputs.
 
-    What two places use, and was not said to be in either, is left to the planner.
+    What two places use, and was not said to be in either, is left to the planner, and so is what
+    had better be apart from its inputs.
     """
     places: dict[str, Place] = {}
     exprs = {expr._name: expr for expr in walk(plain)}
@@ -64,7 +109,7 @@ def _grown(plain: Iterable[Any], found: dict[str, set[Place]]) -> dict[str, Plac
     for expr in map(exprs.__getitem__, toposort(needs)):
         said = found[expr._name]
         place = next(iter(said)) if len(said) == 1 else None
-        if place is None and len(said) == 1:
+        if place is None and len(said) == 1 and expr._name not in apart:
             inputs = {places.get(one._name) for one in expr.dependencies()}
             single = next(iter(inputs)) if len(inputs) == 1 else None
             place = single if isinstance(single, str) else None

@@ -43,20 +43,15 @@ class Estimates:
         Bytes of a partition of which nothing is known; None = they stay unknown.
     declared : mapping of str to float
         Bytes of a partition of sources, by their names (`source_name`).
-    labelled : bool, optional
-        Whether labels count where rows are only numbered, as they do where a size is assumed: what
-        is assumed of a partition is so of its labels, too, and it has the same weight anywhere.
     """
 
     def __init__(
         self,
         assumed: float | None = None,
         declared: Mapping[str, float] = MappingProxyType({}),
-        labelled: bool = False,
     ) -> None:
         self._assumed = assumed
         self._declared = declared
-        self._labelled = labelled or assumed is not None
         self._sources: dict[str, Any] = {}  # the readers that were looked at, by name
         self._rows: dict[str, Rows] = {}
         # Bytes of a text in the sources below an expression, by its name and that of the column.
@@ -76,6 +71,14 @@ class Estimates:
         except Exception:  # another version of Dask; nothing is to fail for a guess
             return None
 
+    def all_bytes(self, expr: Any) -> float | None:
+        """Bytes of all partitions or chunks of an expression together; None if unknown."""
+        each = self.nbytes(expr)
+        if each is None:
+            return None
+        parts: int = prod(expr.numblocks) if hasattr(type(expr), "chunks") else expr.npartitions
+        return each * parts
+
     def rows(self, expr: Any) -> Rows:
         """Mean rows of a partition."""
         # Deep expressions must not recurse: inputs first.
@@ -92,11 +95,11 @@ class Estimates:
         return self._rows[expr._name]
 
     def typical_source(self) -> float | None:
-        """Median bytes of a partition of the sources so far, with labels and all columns.
+        """Median bytes of a partition of the sources so far, with all columns.
 
         That is what a partition of unknown size is compared with. None if none is known.
         """
-        every = Estimates(declared=self._declared, labelled=True)
+        every = Estimates(declared=self._declared)
         sizes = (every.nbytes(source, whole=True) for source in self._sources.values())
         known = [size for size in sizes if size is not None]
         return median(known) if known else None
@@ -126,8 +129,7 @@ class Estimates:
         """Bytes of a row's label, of which there are none where rows are only numbered."""
         meta = expr._meta
         labelled = getattr(meta, "ndim", 0) > 0 and hasattr(meta, "index")
-        numbered = not self._labelled and labelled and _numbered(expr)
-        return SCALAR if labelled and not numbered else 0.0
+        return SCALAR if labelled and not _numbered(expr) else 0.0
 
     def _row_bytes(self, expr: Any, meta: Any) -> float:
         """Bytes of a row of an expression, if it looks like `meta`."""

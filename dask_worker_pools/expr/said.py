@@ -15,10 +15,19 @@ class Said(NamedTuple):
 
     pins: tuple[str, ...] = ()  #: bare names of the expressions that were pinned, in order
     sizes: tuple[tuple[str, float], ...] = ()  #: bytes of a partition of sources (`source_name`)
+    #: whether something was pinned that Dask's optimiser may take apart, rename and move, so that
+    #: nobody can tell it then from what just followed
+    steps: bool = False
+
+    @classmethod
+    def pinned(cls, *exprs: Any) -> Said:
+        """Bare expressions that the user pinned."""
+        names = tuple(sorted({expr._name for expr in exprs}))
+        return cls(names, steps=not all(map(is_loading, exprs)))
 
     def __or__(self, other: Said) -> Said:
         pins, sizes = {*self.pins, *other.pins}, {*self.sizes, *other.sizes}
-        return Said(tuple(sorted(pins)), tuple(sorted(sizes)))
+        return Said(tuple(sorted(pins)), tuple(sorted(sizes)), self.steps or other.steps)
 
 
 #: What there is to keep where nothing was said.
@@ -28,6 +37,11 @@ NOTHING = Said()
 def is_source(expr: Any) -> bool:
     """Whether an expression reads or makes partitions, and needs no other."""
     return any(kind.__name__ == "IO" for kind in type(expr).__mro__)
+
+
+def is_loading(expr: Any) -> bool:
+    """Whether an expression is a source, or makes Arrow's texts of a source's, unasked by users."""
+    return is_source(expr) or type(expr).__name__ == "ArrowStringConversion"
 
 
 def source_name(expr: Any) -> str:
