@@ -6,8 +6,9 @@ while a computation is built and sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,10 +17,12 @@ import dask
 from dask.array.optimization import optimize as optimize_array
 from dask.bag import Bag
 from dask.highlevelgraph import HighLevelGraph
+from toolz import identity
 
 from benchmarks import rule2022
-from benchmarks.graphs import whole_graph
+from benchmarks.graphs import are_frames, whole_graph
 from benchmarks.rule2022 import PREFIX, UNFUSED
+from benchmarks.workloads import PoolFunction
 from dask_worker_pools import pool, propagate_pools
 
 #: Peer-to-peer rechunking ignores resources, and waits for ever if there are some.
@@ -31,9 +34,32 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def annotated(name: str, nbytes: Any = None) -> AbstractContextManager[Any]:
-    """Pin what is created in the block, with the means of plain Dask; sizes cannot be said."""
-    return dask.annotate(resources={PREFIX + name: 0})
+@contextmanager
+def in_pool(name: str, nbytes: Any = None) -> Iterator[Callable[[Any], Any]]:
+    """Pin what is created in the block with this library: dataframes stay where they are made."""
+    with pool(name, nbytes=nbytes):
+        yield identity
+
+
+@contextmanager
+def annotated(
+    name: str, nbytes: Any = None, loaded: dict[str, str] | None = None
+) -> Iterator[Callable[[Any], Any]]:
+    """Pin what is created in the block, with the means of plain Dask; sizes cannot be said.
+
+    Dataframes forget annotations, and keep what they are computed with: to have one in a pool is to
+    load it at once. In `loaded` it is noted where each expression is.
+    """
+
+    def load(frame: Any) -> Any:
+        held = frame.persist()
+        if loaded is not None:
+            loaded[held.expr._name] = name
+        return held
+
+    with dask.annotate(resources={PREFIX + name: 0}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Dask annotations", UserWarning)
+        yield load
 
 
 @dataclass(frozen=True)
@@ -42,32 +68,34 @@ class Contender:
 
     name: str
     title: str
-    pool: Callable[..., AbstractContextManager[Any]]  #: how loads are pinned
+    pool: PoolFunction  #: how loads are pinned
     #: in the user's process, around building and sending
     client: Callable[[], AbstractContextManager[Any]]
     #: configuration in the scheduler's process, for these collections
     scheduler: Callable[[Sequence[Any]], Mapping[str, Any]]
     #: whether Dask may optimise these collections
     optimize: Callable[[Sequence[Any]], bool] = lambda collections: True
-    frames: bool = False  #: whether it can pin dataframes: they ignore annotations
+    #: what is sent instead of these collections
+    rewrite: Callable[[Sequence[Any]], Sequence[Any]] = identity
 
 
 def contenders(home: str) -> list[Contender]:
     """All of them; `home` is the site where everything runs that may, for the second."""
+    loaded: dict[str, str] = {}
     return [
         Contender("plain", "plain Dask", annotated, _by_tasks, _unfused, _keeps_annotations),
         Contender(
             "one", "one site", annotated, partial(_all_in, home), _never_fused, _keeps_annotations
         ),
-        Contender("rule", "rule of 2022", annotated, _rule, _never_fused),
         Contender(
-            "pools",
-            "this library",
-            pool,
-            propagate_pools,
-            lambda collections: DEFAULTS,
-            frames=True,
+            "rule",
+            "rule of 2022",
+            partial(annotated, loaded=loaded),
+            _rule,
+            _never_fused,
+            rewrite=partial(rule2022.with_layers, loaded),
         ),
+        Contender("pools", "this library", in_pool, propagate_pools, lambda collections: DEFAULTS),
     ]
 
 
@@ -105,7 +133,9 @@ def _never_fused(collections: Sequence[Any]) -> Mapping[str, Any]:
 
 
 def mixes(collections: Sequence[Any]) -> bool:
-    """Whether Dask's fusion merges tasks of two pools."""
+    """Whether Dask's fusion merges tasks of two pools; dataframes are loaded before it sees them."""
+    if are_frames(collections):
+        return False
     graph, outputs = whole_graph(collections, keep=False)
     with dask.config.set({**DEFAULTS, "optimization.fuse.active": False}):
         optimized = optimize_array(graph, outputs)

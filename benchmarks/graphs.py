@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from dask._expr import HLGExpr  # the one place where graphs get their finalize tasks
 from dask._task_spec import convert_legacy_graph
 from dask.core import flatten
+from dask.dataframe.dask_expr import new_collection
 from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
 from dask.typing import Key
 from dask.utils import ensure_dict
 
+from dask_worker_pools.expr.graphs import graph_of
 from dask_worker_pools.graph import read
+from dask_worker_pools.sizes import FRAME
 
 
 @dataclass(frozen=True)
@@ -36,23 +38,10 @@ class Instance:
         return dict(total)
 
 
-class NotSupported(Exception):
-    """There are no pools for some kind of collection in this version of the library."""
-
-
 def are_frames(collections: Sequence[Any]) -> bool:
     """Whether there are dataframes among collections."""
     # Asked of the class: a delayed object says yes to any attribute.
     return any(hasattr(type(collection), "expr") for collection in collections)
-
-
-def _graph_of_frames(frames: Sequence[Any]) -> tuple[HighLevelGraph, list[Key]]:
-    try:
-        graphs = import_module("dask_worker_pools.expr.graphs")
-    except ModuleNotFoundError:
-        raise NotSupported("dataframes have no pools in this version of the library") from None
-    graph, keys = graphs.graph_of(list(frames))
-    return graph, list(keys)
 
 
 def whole_graph(collections: Sequence[Any], keep: bool) -> tuple[HighLevelGraph, list[Key]]:
@@ -61,11 +50,15 @@ def whole_graph(collections: Sequence[Any], keep: bool) -> tuple[HighLevelGraph,
     ``compute`` adds one task for each collection, which puts its parts together.
     """
     graphs, outputs = [], list[Key]()
-    if are_frames(collections):
-        if not keep:
-            raise NotImplementedError("Dataframes are only persisted here.")
-        return _graph_of_frames(collections)
+    frames = [one for one in collections if are_frames([one])]
+    if frames:
+        ends = frames if keep else [new_collection(one.expr.finalize_compute()) for one in frames]
+        graph, keys = graph_of(ends)
+        graphs.append(graph)
+        outputs += keys
     for collection in collections:
+        if are_frames([collection]):
+            continue
         expression = HLGExpr.from_collection(collection, optimize_graph=False)
         if not keep:
             expression = expression.finalize_compute().optimize()
@@ -100,4 +93,13 @@ def measured(graph: HighLevelGraph, outputs: Sequence[Key]) -> Instance:
             if not users[needed]:
                 del results[needed]
     dependencies = {key: frozenset(inputs) for key, inputs in found.dependencies.items()}
-    return Instance(dependencies, dict(found.pins), sizes, [results[key] for key in outputs])
+    # Of frames, what goes along with its inputs is annotated too; the user pinned where they begin.
+    follows = {
+        key
+        for layer in graph.layers.values()
+        if (layer.collection_annotations or {}).get("type") == FRAME
+        for key in layer.get_output_keys()
+        if dependencies.get(key)
+    }
+    pins = {key: pool for key, pool in found.pins.items() if key not in follows}
+    return Instance(dependencies, pins, sizes, [results[key] for key in outputs])

@@ -18,12 +18,13 @@ import click
 from distributed import Client
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.contenders import contenders
-from benchmarks.graphs import Instance, NotSupported, are_frames, measured, whole_graph
+from benchmarks.contenders import contenders, in_pool
+from benchmarks.exact import look_at_all
+from benchmarks.graphs import Instance, measured, whole_graph
 from benchmarks.measure import Run, run_once
 from benchmarks.oracle import Bound, least_traffic
 from benchmarks.workloads import Case, cases
-from dask_worker_pools import Plan, plan_pools, pool, propagate_pools
+from dask_worker_pools import Plan, plan_pools, propagate_pools
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,17 @@ class Question:
     instance: Instance  #: with true sizes
     plan: Plan  #: what this library would do
     bound: Bound  #: what anyone has to send
-    frames: bool  #: whether there are dataframes in it
 
     @classmethod
     def of(cls, case: Case, threads: int) -> Question:
         """Run the case once, here, and plan it."""
         with propagate_pools():  # so that nothing forgets its pool while it is built
-            collections = case.build(pool)
+            collections = case.build(in_pool)
         graph, outputs = whole_graph(collections, case.workload.keep)
         instance = measured(graph, outputs)
         plan = plan_pools(graph, capacity=dict.fromkeys(case.workload.sites, threads))
         bound = least_traffic(instance.dependencies, instance.pins, instance.sizes)
-        return cls(instance, plan, bound, are_frames(collections))
+        return cls(instance, plan, bound)
 
 
 def race(
@@ -62,8 +62,6 @@ def race(
         # Whoever is first in a turn may find the machine in another state than the others.
         for contender in runners[turn % len(runners) :] + runners[: turn % len(runners)]:
             done = runs[contender.name]
-            if question.frames and not contender.frames:
-                done.append(Run("dataframes ignore annotations"))
             if any(run.status != "ok" for run in done):
                 tick(advance=1)
                 continue  # once is enough to know
@@ -130,8 +128,7 @@ def race_all(
                 record = race(client, case, repeat, timeout, lambda **w: progress.update(task, **w))
             except Exception as error:
                 # Listed, so that nobody takes it for forgotten; the others go on.
-                known = isinstance(error, NotSupported)
-                reason = str(error) if known else f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {error}"
                 record = {"title": case.workload.title, "shape": case.shape, "skipped": reason}
                 progress.update(task, advance=repeat * len(contenders("")))
             done.append({**record, "took": round(time.monotonic() - start, 1)})
@@ -174,6 +171,7 @@ def main(
     names: tuple[str, ...],
 ) -> None:
     """Run the workloads NAMES."""
+    look_at_all()
     with Client(scheduler, timeout=60) as client:
         client.wait_for_workers(workers, timeout=60)
         race_all(client, cases(names, data), repeat, timeout, output)

@@ -8,15 +8,17 @@ to the pool that holds most keys. A layer that needs none with a pool gets none.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any
 
 import dask
 from dask.blockwise import optimize_blockwise
 from dask.core import flatten
-from dask.highlevelgraph import HighLevelGraph, Layer
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
+from benchmarks.graphs import are_frames
 from dask_worker_pools.annotations import annotations_by_key
 from dask_worker_pools.sizes import LayerSizes, layer_sizes
 
@@ -56,6 +58,30 @@ def most(
         if where := pools[name]:
             held[where] += sizes[name].total if known else sizes[name].count  # type: ignore[assignment]
     return max(held, key=lambda pool: (held[pool], pool)) if held else None
+
+
+def with_layers(loaded: Mapping[str, str], collections: Sequence[Any]) -> Sequence[Any]:
+    """Dataframes as delayed objects, with a layer for each expression, as they had them in 2022.
+
+    In `loaded` is the pool of those that are in memory.
+    """
+    if not are_frames(collections):
+        return collections
+    layers: dict[str, Layer] = {}
+    needs: dict[str, set[str]] = {}
+    ends = [frame.optimize().expr for frame in collections]
+    left = list(ends)
+    while left:
+        expr = left.pop()
+        if expr._name not in layers:
+            layer = MaterializedLayer(expr._layer())
+            if (where := loaded.get(expr._name)) is not None:
+                layer.annotations = {"resources": {PREFIX + where: 0}}
+            layers[expr._name] = layer
+            needs[expr._name] = {needed._name for needed in expr.dependencies()}
+            left += expr.dependencies()
+    graph = HighLevelGraph(layers, needs)
+    return [Delayed(key, graph, layer=end._name) for end in ends for key in end.__dask_keys__()]
 
 
 def optimize(graph: HighLevelGraph, keys: Any, **kwargs: Any) -> HighLevelGraph:

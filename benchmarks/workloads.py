@@ -23,8 +23,9 @@ import pandas as pd
 import xarray as xr
 from dask import delayed
 
-#: Says that what is created in its block lies in a pool; takes ``nbytes=`` for sizes.
-PoolFunction = Callable[..., AbstractContextManager[Any]]
+#: Says that what is created in its block lies in a pool; takes ``nbytes=`` for sizes. Dataframes
+#: ignore plain annotations, so the block is given a function that makes them stay in its pool.
+PoolFunction = Callable[..., AbstractContextManager[Callable[[Any], Any]]]
 
 
 @dataclass(frozen=True)
@@ -454,10 +455,10 @@ def join(pool: PoolFunction, data: Path, rows: int, other: int, made: bool = Fal
             return dd.from_map(make, range(files), rows=rows)
         return parquet(data, make, files, rows)
 
-    with pool("A"):
-        left = frame(orders, 8, rows)
-    with pool("B"):
-        right = frame(customers, 2, other)
+    with pool("A") as stay:
+        left = stay(frame(orders, 8, rows))
+    with pool("B") as stay:
+        right = stay(frame(customers, 2, other))
     joined = left[left.total > 50].merge(right, on="customer")
     return [joined.groupby("country").total.sum()]
 

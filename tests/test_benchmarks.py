@@ -25,7 +25,7 @@ from placement_oracle import Case as Placement
 from benchmarks import rule2022
 from benchmarks.compare import main as compare_main
 from benchmarks.contenders import annotated, contenders, mixes
-from benchmarks.graphs import NotSupported, are_frames, measured, whole_graph
+from benchmarks.graphs import are_frames, measured, whole_graph
 from benchmarks.measure import run_once
 from benchmarks.oracle import least_traffic, shrink
 from benchmarks.race import Question, race
@@ -100,16 +100,11 @@ def test_only_frames_are_frames() -> None:
     assert not are_frames([delayed(int)(1), da.ones(1), db.from_sequence([1])])
 
 
-# Dask warns of annotations around frames where they have no pools; then the case is skipped.
-@pytest.mark.filterwarnings("ignore:Dask annotations:UserWarning")
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_no_plan_sends_more_than_must_be(name: str, stores: Path) -> None:
     """With the true sizes of its outputs, each workload's plan sends at most 1.05 × the bound."""
     workload = WORKLOADS[name]
-    try:
-        question = Question.of(Case(workload, next(iter(workload.shapes)), stores), threads=2)
-    except NotSupported as reason:
-        pytest.skip(str(reason))
+    question = Question.of(Case(workload, next(iter(workload.shapes)), stores), threads=2)
     instance, pools = question.instance, question.plan.pools
     assert question.bound.exact
     assert set(instance.pins.values()) == set(workload.sites)

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from size_truth import run_all, true_nbytes
 
+from benchmarks.contenders import in_pool
 from benchmarks.workloads import join
-from dask_worker_pools import plan_pools, pool
+from dask_worker_pools import plan_pools
 from dask_worker_pools.expr import filters as filters_module
 from dask_worker_pools.expr.markers import bare
 from dask_worker_pools.expr.rows import Estimates
@@ -398,7 +399,7 @@ def test_texts_of_two_frames(kind: str, tmp_path: Path) -> None:
 
 def test_traffic_of_a_filtered_join(tmp_path: Path) -> None:
     """The bytes that a join of a filtered table sends are predicted within a tenth."""
-    (joined,) = join(pool, tmp_path, rows=62_500, other=125_000)
+    (joined,) = join(in_pool, tmp_path, rows=62_500, other=250_000)
     plan = plan_pools(joined)
     lowered = joined.optimize(fuse=False).expr.lower_completely()
     outputs = run_all(bare(lowered, {}).__dask_graph__())
