@@ -133,7 +133,7 @@ def _never_fused(collections: Sequence[Any]) -> Mapping[str, Any]:
 
 
 def mixes(collections: Sequence[Any]) -> bool:
-    """Whether Dask's fusion merges tasks of two pools; dataframes are loaded before it sees them."""
+    """Whether Dask's fusion merges tasks of two pools; it never sees loads of dataframes."""
     if are_frames(collections):
         return False
     graph, outputs = whole_graph(collections, keep=False)
