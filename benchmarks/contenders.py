@@ -6,6 +6,7 @@ while a computation is built and sent.
 
 from __future__ import annotations
 
+import contextvars
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -17,6 +18,7 @@ import dask
 from dask.array.optimization import optimize as optimize_array
 from dask.bag import Bag
 from dask.highlevelgraph import HighLevelGraph
+from distributed import default_client
 from toolz import identity
 
 from benchmarks import rule2022
@@ -24,6 +26,7 @@ from benchmarks.graphs import are_frames, whole_graph
 from benchmarks.rule2022 import PREFIX, UNFUSED
 from benchmarks.workloads import PoolFunction
 from dask_worker_pools import pool, propagate_pools
+from dask_worker_pools.expr.markers import bare
 
 #: Peer-to-peer rechunking ignores resources, and waits for ever if there are some.
 BY_TASKS = {"array.rechunk.method": "tasks", "dataframe.shuffle.method": "tasks"}
@@ -50,14 +53,18 @@ def annotated(
     Dataframes forget annotations, and keep what they are computed with: to have one in a pool is to
     load it at once. In `loaded` it is noted where each expression is.
     """
+    resources = {PREFIX + name: 0}
 
     def load(frame: Any) -> Any:
-        held = frame.persist()
+        # As if this library were not there: it reads annotations, and marks what is made with them.
+        plain = type(frame)(bare(frame.expr))
+        persist = default_client().persist
+        held = contextvars.Context().run(persist, plain, resources=resources)
         if loaded is not None:
             loaded[held.expr._name] = name
         return held
 
-    with dask.annotate(resources={PREFIX + name: 0}), warnings.catch_warnings():
+    with dask.annotate(resources=resources), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Dask annotations", UserWarning)
         yield load
 
@@ -85,7 +92,13 @@ def contenders(home: str) -> list[Contender]:
     return [
         Contender("plain", "plain Dask", annotated, _by_tasks, _unfused, _keeps_annotations),
         Contender(
-            "one", "one site", annotated, partial(_all_in, home), _never_fused, _keeps_annotations
+            "one",
+            "one site",
+            annotated,
+            partial(_all_in, home),
+            _never_fused,
+            _keeps_annotations,
+            partial(rule2022.with_layers, {}),
         ),
         Contender(
             "rule",

@@ -10,7 +10,6 @@ from typing import Any
 from dask._expr import HLGExpr  # the one place where graphs get their finalize tasks
 from dask._task_spec import convert_legacy_graph
 from dask.core import flatten
-from dask.dataframe.dask_expr import new_collection
 from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
 from dask.typing import Key
@@ -50,10 +49,9 @@ def whole_graph(collections: Sequence[Any], keep: bool) -> tuple[HighLevelGraph,
     ``compute`` adds one task for each collection, which puts its parts together.
     """
     graphs, outputs = [], list[Key]()
-    frames = [one for one in collections if are_frames([one])]
-    if frames:
-        ends = frames if keep else [new_collection(one.expr.finalize_compute()) for one in frames]
-        graph, keys = graph_of(ends)
+    exprs = [one.expr for one in collections if are_frames([one])]
+    if exprs:
+        graph, keys = graph_of(exprs if keep else [expr.finalize_compute() for expr in exprs])
         graphs.append(graph)
         outputs += keys
     for collection in collections:

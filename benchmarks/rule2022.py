@@ -20,6 +20,7 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 from benchmarks.graphs import are_frames
 from dask_worker_pools.annotations import annotations_by_key
+from dask_worker_pools.expr.markers import bare
 from dask_worker_pools.sizes import LayerSizes, layer_sizes
 
 PREFIX = "pool-"
@@ -63,13 +64,14 @@ def most(
 def with_layers(loaded: Mapping[str, str], collections: Sequence[Any]) -> Sequence[Any]:
     """Dataframes as delayed objects, with a layer for each expression, as they had them in 2022.
 
-    In `loaded` is the pool of those that are in memory.
+    In `loaded` is the pool of those that are in memory. Unlike dataframes, delayed objects keep
+    annotations, and this library does not mark them.
     """
     if not are_frames(collections):
         return collections
     layers: dict[str, Layer] = {}
     needs: dict[str, set[str]] = {}
-    ends = [frame.optimize().expr for frame in collections]
+    ends = [bare(frame.expr).optimize() for frame in collections]
     left = list(ends)
     while left:
         expr = left.pop()

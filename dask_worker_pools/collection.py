@@ -197,7 +197,7 @@ def plan_pools(
         raise TypeError("No collections were given: say which ones to plan pools for.")
     expressions = [one for one in found if graphs.is_expression(one)]
     if expressions:
-        graph, keys = graphs.graph_of(expressions)
+        graph, keys = graphs.graph_of(one.expr for one in expressions)
         given.append(graph)
         outputs += keys
     for collection in found:

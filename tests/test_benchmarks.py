@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import clusters
 import dask
 import dask.array as da
 import dask.bag as db
@@ -244,6 +247,57 @@ def test_a_wrong_result_is_noticed(local_client: Client) -> None:
     assert run(delayed(int)("x"), 1).startswith("ValueError: invalid literal")
 
 
+def joined(pool: Any, data: Path, n: int) -> list[Any]:
+    """A join of two frames, the second of which is the smaller."""
+    with pool("A") as stay:
+        large = stay(dd.from_pandas(pd.DataFrame({"x": range(8 * n), "y": 1.0}), npartitions=4))
+    with pool("B") as stay:
+        small = stay(dd.from_pandas(pd.DataFrame({"x": range(n)}), npartitions=2))
+    return [large.merge(small, on="x").y.sum()]
+
+
+def test_every_contender_joins_dataframes(local_client: Client) -> None:
+    """Whoever cannot pin a frame loads it in its pool first; nobody sends less than the bound."""
+    workload = Workload("joined", "A join", joined, {"only": {"n": 5000}}, keep=True)
+    with clusters.record_executions(local_client) as ran:
+        record = race(local_client, Case(workload, "only"), repeat=1, timeout=60)
+    assert [runs["status"] for runs in record["runs"].values()] == ["ok"] * 4
+    assert {pools for own in ran.pools_of.values() for pools in own} == {"A", "B"}
+    crossed = {name: runs["crossed"][0] for name, runs in record["runs"].items()}
+    assert crossed["pools"] == record["bound"]["nbytes"] > 8 * 5000
+    assert min(crossed.values()) == pytest.approx(crossed["pools"], rel=0.01)
+
+
+def test_the_rule_places_the_steps_of_a_join(local_client: Client) -> None:
+    """Loads stay, each side is shuffled at home, and the rest goes where more partitions are."""
+    loaded: dict[str, str] = {}
+    with dask.config.set({"dataframe.shuffle.method": "tasks"}):
+        (frame,) = joined(partial(annotated, loaded=loaded), Path(), 100)
+        assert set(loaded.values()) == {"A", "B"}
+        (sent,) = rule2022.with_layers(loaded, [frame])
+    placed = rule2022.pools_of_layers(sent.__dask_graph__())
+    assert {where for name, where in placed.items() if "shuffle" in name} == {"A", "B"}
+    (last,) = sent.__dask_layers__()
+    assert placed[last] == "A"
+    assert sent.compute() == 100
+
+
+def test_long_lists_are_measured_whole() -> None:
+    """Sizes do not depend on which elements are looked at."""
+    long = ["x" * n for n in range(100)]
+    script = (
+        "from benchmarks.exact import look_at_all; from dask.sizeof import sizeof; look_at_all();"
+        "long = ['x' * n for n in range(100)]; print(sizeof(long), sizeof(dict.fromkeys(long, 1)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    of_list, of_dict = map(int, done.stdout.split())
+    texts = sum(map(sys.getsizeof, long))
+    assert of_list == sys.getsizeof(long) + texts
+    assert of_dict > texts
+
+
 # --- Reports ----------------------------------------------------------------------------------
 
 
@@ -329,6 +383,8 @@ def test_pages_and_charts_are_written_from_results(record: dict[str, Any], tmp_p
 
 MODULE = """
 import dask.array as da
+import dask.dataframe as dd
+import pandas as pd
 from dask_worker_pools import pool
 
 def build():
@@ -337,6 +393,13 @@ def build():
     with pool("B"):
         b = da.ones(40, chunks=20, name="mine-b") * 2
     return {"difference": b - a.mean(), "total": a.sum()}
+
+def frames():
+    with pool("A"):
+        a = dd.from_pandas(pd.DataFrame({"x": range(100)}), npartitions=2)
+    with pool("B"):
+        b = dd.from_pandas(pd.DataFrame({"x": range(100), "y": 1}), npartitions=2)
+    return a.merge(b, on="x"), a.x.sum()
 
 def without_pools():
     return da.ones(4)
@@ -364,6 +427,19 @@ def test_comparing_prints_the_plan_and_both_measures(my_module: str, local_clien
     assert "this library" in result.output
     assert "plain Dask" in result.output
     assert "A→B" in result.output
+
+
+@pytest.mark.filterwarnings("ignore:A dask.dataframe with pools:UserWarning")  # in plain Dask
+@pytest.mark.parametrize("options", [[], ["--persist"]])
+def test_dataframes_are_compared_too(
+    my_module: str, local_client: Client, options: list[str]
+) -> None:
+    """Frames are fetched or persisted, and the smaller one is sent."""
+    address = local_client.scheduler_info()["address"]
+    arguments = [f"{my_module}:frames", "--scheduler", address, *options]
+    result = CliRunner().invoke(compare_main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "Between pools: 800 B in 2 transfers (A → B)" in result.output
 
 
 @pytest.mark.parametrize(

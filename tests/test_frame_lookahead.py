@@ -31,7 +31,7 @@ from dask_worker_pools.transfers import Transfers
 #: A wide table and a narrow one, of the same rows.
 WIDE = pd.DataFrame({f"w{i}": np.arange(4000.0) for i in range(20)})
 NARROW = pd.DataFrame({"x": np.arange(4000.0)})
-SENT = NARROW.x.nbytes
+SENT = int(NARROW.x.nbytes)
 
 
 def grown(frame: Any) -> Any:

@@ -24,15 +24,15 @@ def is_expression(collection: Any) -> bool:
     return isinstance(expr, Expr) and kind_of(expr) is not None
 
 
-def graph_of(collections: Iterable[Any]) -> tuple[HighLevelGraph, list[Key]]:
-    """The optimised graph of collections, with the user's pins, and its output keys.
+def graph_of(exprs: Iterable[Any]) -> tuple[HighLevelGraph, list[Key]]:
+    """The optimised graph of expressions, with the user's pins, and its output keys.
 
     What Dask's optimiser computes on its own account, such as the quantiles for an index, is
     computed.
     """
     # As inside `propagate_pools`: the other method cannot keep to a pool.
     with dask.config.set(dict.fromkeys(TASK_BASED.values(), "tasks")):
-        sequence = PlacedSequence.of(one.expr for one in collections).optimize()
+        sequence = PlacedSequence.of(exprs).optimize()
     found = placed(sequence.operands)
     return by_expression(found), found.keys()
 
