@@ -19,10 +19,10 @@ from distributed import Client
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.contenders import contenders, in_pool
-from benchmarks.exact import look_at_all
 from benchmarks.graphs import Instance, measured, whole_graph
 from benchmarks.measure import Run, run_once
 from benchmarks.oracle import Bound, least_traffic
+from benchmarks.sampling import sample_evenly
 from benchmarks.workloads import Case, cases
 from dask_worker_pools import Plan, plan_pools, propagate_pools
 
@@ -171,7 +171,7 @@ def main(
     names: tuple[str, ...],
 ) -> None:
     """Run the workloads NAMES."""
-    look_at_all()
+    sample_evenly()
     with Client(scheduler, timeout=60) as client:
         client.wait_for_workers(workers, timeout=60)
         race_all(client, cases(names, data), repeat, timeout, output)

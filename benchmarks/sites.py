@@ -51,7 +51,7 @@ class SiteCluster:
                 offered = ["--resources", f"pool-{site}=1", "--name", name]
                 # No nanny, so that the process that we see is the worker.
                 alone = ["--no-nanny", "--nthreads", "1", "--memory-limit", "0"]
-                patience = ["--death-timeout", "60", "--preload", "benchmarks.exact"]
+                patience = ["--death-timeout", "60", "--preload", "benchmarks.sampling"]
                 self._spawn(site, name, ["worker", self.address, *alone, *offered, *patience])
 
     def _spawn(self, place: str, name: str, arguments: Sequence[str]) -> None:

@@ -285,20 +285,25 @@ def test_the_rule_places_the_steps_of_a_join(local_client: Client) -> None:
     assert sent.compute() == 100
 
 
-def test_long_lists_are_measured_whole() -> None:
-    """Sizes do not depend on which elements are looked at."""
-    long = ["x" * n for n in range(100)]
-    script = (
-        "from benchmarks.exact import look_at_all; from dask.sizeof import sizeof; look_at_all();"
-        "long = ['x' * n for n in range(100)]; print(sizeof(long), sizeof(dict.fromkeys(long, 1)))"
-    )
+def test_sizes_do_not_depend_on_chance() -> None:
+    """A long list has one size, told from elements all along it; a short one is counted whole."""
+    script = """
+from benchmarks.sampling import sample_evenly
+from dask.sizeof import sizeof
+sample_evenly()
+long = ["x" * n for n in range(1000)]
+again = {sizeof(long) for _ in range(20)}
+print(*again, sizeof(dict.fromkeys(long)), sizeof(long[-3:]), sizeof([]))
+"""
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    of_list, of_dict = map(int, done.stdout.split())
-    texts = sum(map(sys.getsizeof, long))
-    assert of_list == sys.getsizeof(long) + texts
-    assert of_dict > texts
+    of_list, of_dict, of_few, of_none = map(int, done.stdout.split())
+    long = ["x" * n for n in range(1000)]
+    assert of_list == pytest.approx(sys.getsizeof(long) + sum(map(sys.getsizeof, long)), rel=0.1)
+    assert of_dict > of_list - sys.getsizeof(long)
+    assert of_few == sys.getsizeof(long[-3:]) + sum(map(sys.getsizeof, long[-3:]))
+    assert of_none == sys.getsizeof([])
 
 
 # --- Reports ----------------------------------------------------------------------------------
