@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import html
 import itertools
 import os
@@ -18,6 +17,7 @@ from dask.typing import Key
 from dask.utils import key_split, natural_sort_key
 
 from dask_worker_pools.collection import plan_pools
+from dask_worker_pools.colors import fill_of, pool_colors, readable_on
 from dask_worker_pools.plan import Plan, Transfer
 from dask_worker_pools.words import bytes_text, counted, pool_name
 
@@ -29,11 +29,6 @@ RASTER_FORMATS = frozenset({"png", "jpeg", "jpg"})
 
 #: The largest plan that is drawn task by task; beyond that no one can read it.
 MAX_TASKS = 500
-
-#: Colours that stay apart for colour-blind readers. Source: M. Okabe and K. Ito, "Color Universal
-#: Design", 2008. Their eighth colour, black, is left to text and crossings.
-OKABE_ITO = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
-NO_POOL_COLOR = "#E8E8E8"
 
 GRAPH_ATTR = {
     "rankdir": "LR",
@@ -352,7 +347,7 @@ def _box_attributes(box: _Box, plan: Plan, colors: Mapping[str, str]) -> dict[st
     shares = _by_pool(plan.pools[key] for key in box.keys)
     if box.is_landing:
         return _landing_attributes(box, plan, colors)
-    fills = [_fill(pool, colors) for pool in shares]
+    fills = [fill_of(pool, colors) for pool in shares]
     lines = [f"<B>{_escape(box.title)}</B>", *_where(box, shares), *_said(box, plan)]
     label = "<BR/>".join(lines)
     attributes = {"tooltip": _box_tooltip(box, plan, shares)}
@@ -373,7 +368,7 @@ def _box_attributes(box: _Box, plan: Plan, colors: Mapping[str, str]) -> dict[st
 
 def _landing_attributes(box: _Box, plan: Plan, colors: Mapping[str, str]) -> dict[str, str]:
     [key] = box.keys
-    fill = _fill(plan.pools[key], colors)
+    fill = fill_of(plan.pools[key], colors)
     tooltip = f"{box.name}\ncrosses once, for all that need it in {plan.pools[key]}"
     return LANDING_ATTR | {
         "label": box.title,
@@ -484,7 +479,7 @@ def _title(plan: Plan, edges: _Edges) -> str:
 
 def _pool_entry(pool: str | None, n_tasks: int, colors: Mapping[str, str]) -> str:
     """Cells that show a pool's colour and number of tasks, and the gap to the next entry."""
-    fill, tasks = _fill(pool, colors), counted(n_tasks, "task")
+    fill, tasks = fill_of(pool, colors), counted(n_tasks, "task")
     return (
         f'<TD BGCOLOR="{fill}" STYLE="rounded" WIDTH="40"><FONT COLOR="{readable_on(fill)}">'
         f"<B> {_escape(pool_name(pool))} </B></FONT></TD>"
@@ -507,98 +502,6 @@ def _crossing_entry(edges: _Edges, columns: int, lands: bool) -> str:
         '<TR><TD BORDER="2" SIDES="B" STYLE="dashed" WIDTH="36" HEIGHT="8"></TD></TR>'
         f'<TR><TD HEIGHT="8"></TD></TR></TABLE></TD>{_across(columns - 1, meaning)}'
     )
-
-
-# --- Colours ----------------------------------------------------------------------------------
-
-
-def pool_colors(pools: Iterable[str]) -> dict[str, str]:
-    """Give each pool a colour of its own; the same set of pools always gets the same colours.
-
-    Parameters
-    ----------
-    pools : iterable of str
-        Names of pools, in any order and number.
-
-    Returns
-    -------
-    dict of str to str
-        Fill colours as ``#RRGGBB``, by pool in the order of their names.
-
-    Examples
-    --------
-    >>> pool_colors(["B", "A"])
-    {'A': '#56B4E9', 'B': '#E69F00'}
-    """
-    return dict(zip(sorted(set(pools)), _distinct_colors(), strict=False))
-
-
-def _distinct_colors() -> Iterator[str]:
-    """Yield colours without end and without repetition, the easiest to tell apart first."""
-    seen = {NO_POOL_COLOR}
-    for color in _candidate_colors():
-        if color not in seen:
-            seen.add(color)
-            yield color
-
-
-def _candidate_colors() -> Iterator[str]:
-    yield from OKABE_ITO
-    yield from (_mix(color, "#000000", 0.5) for color in OKABE_ITO)
-    yield from (_mix(color, "#FFFFFF", 0.6) for color in OKABE_ITO)
-    # Steps of the golden ratio never come back to the same hue, and keep neighbours far apart;
-    # those of the square root of two spread the lightness, independently of the hue.
-    for i in itertools.count():
-        lightness = 0.25 + 0.6 * (i * 2**0.5 % 1)
-        rgb = colorsys.hls_to_rgb(i * 0.6180339887498949 % 1, lightness, 0.6)
-        yield _hex(255 * value for value in rgb)
-
-
-def _mix(color: str, other: str, share: float) -> str:
-    pairs = zip(_rgb(color), _rgb(other), strict=True)
-    return _hex((1 - share) * one + share * two for one, two in pairs)
-
-
-def _rgb(color: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(color.removeprefix("#"))
-    return red, green, blue
-
-
-def _hex(values: Iterable[float]) -> str:
-    return "#" + "".join(f"{round(value):02X}" for value in values)
-
-
-def _fill(pool: str | None, colors: Mapping[str, str]) -> str:
-    return NO_POOL_COLOR if pool is None else colors[pool]
-
-
-def contrast(one: str, other: str) -> float:
-    """Contrast of two ``#RRGGBB`` colours, from 1 to 21, as WCAG 2 defines it.
-
-    Examples
-    --------
-    >>> contrast("#FFFFFF", "#000000")
-    21.0
-    """
-    dark, light = sorted((_luminance(one), _luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
-
-
-def _luminance(color: str) -> float:
-    channels = [value / 255 for value in _rgb(color)]
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def readable_on(fill: str) -> str:
-    """Black or white, whichever is read more easily on `fill`: a contrast of at least 4.5.
-
-    Examples
-    --------
-    >>> readable_on("#F0E442"), readable_on("#0072B2")
-    ('#000000', '#FFFFFF')
-    """
-    return max("#000000", "#FFFFFF", key=lambda text: contrast(text, fill))
 
 
 # --- Text -------------------------------------------------------------------------------------
