@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import dask.dataframe as dd
 import pandas as pd
+
+#: What `source` can make.
+SOURCES = ["pandas", "parquet", "map"]
 
 Query = Callable[[Any, Any], Any]
 
@@ -87,3 +92,39 @@ QUERIES: dict[str, Query] = {
     "quantile": lambda o, c: o.total.quantile(0.5),
     "corr": lambda o, c: o[["total", "count"]].corr(),
 }
+
+
+def write_tables(directory: Path) -> Path:
+    """Orders and customers as parquet files."""
+    for name, table, parts in (("orders", ORDERS.reset_index(), 4), ("customers", CUSTOMERS, 2)):
+        (directory / name).mkdir()
+        rows = len(table) // parts
+        for i in range(parts):
+            part = table.iloc[i * rows : (i + 1) * rows]
+            part.to_parquet(directory / name / f"{i}.parquet", index=False)
+    return directory
+
+
+def source(kind: str, tables: Path) -> tuple[Any, Any]:
+    """Orders and customers from one kind of source."""
+    if kind == "pandas":
+        return dd.from_pandas(ORDERS, npartitions=4), dd.from_pandas(CUSTOMERS, npartitions=2)
+    if kind == "parquet":
+        return (
+            dd.read_parquet(tables / "orders", index="order", calculate_divisions=True),
+            dd.read_parquet(tables / "customers"),
+        )
+    return (
+        dd.from_map(some_orders, range(4), meta=ORDERS.iloc[:0], divisions=(0, 50, 100, 150, 199)),
+        dd.from_map(some_customers, range(2), meta=CUSTOMERS.iloc[:0]),
+    )
+
+
+def some_orders(i: int) -> pd.DataFrame:
+    """One of four parts."""
+    return ORDERS.iloc[50 * i : 50 * i + 50]
+
+
+def some_customers(i: int) -> pd.DataFrame:
+    """One of two parts; the index of another gives none."""
+    return CUSTOMERS.iloc[10 * i : 10 * i + 10]
