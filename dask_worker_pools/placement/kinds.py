@@ -231,7 +231,8 @@ class Kernel:
     @classmethod
     def of_kinds(cls, kinds: Kinds, linked: bytearray, pools: Pools) -> Kernel:
         """Keep what is linked or restricted, and the outputs that touch it."""
-        nodes = [k for k, near in enumerate(linked) if (near or kinds.mask[k]) and pools.open]
+        ready = pools.open
+        nodes = [k for k, near in enumerate(linked) if (near or kinds.mask[k]) and ready]
         order: Sequence[int] = range(len(kinds.label))
         if len(pools.names) > 2 or len(nodes) > LARGE:
             # What the cuts find then may depend on the order, and so the order on nothing else.
@@ -250,7 +251,8 @@ class Kernel:
             if consumers or (present and hub >= 0):
                 grouped[hub, consumers, present] += kinds.weight[kind]
         nets = [Net(weight, *where) for where, weight in grouped.items()]
-        options = [pools.options(kinds.mask[kind] or pools.open) for kind in nodes]
+        options_of = {mask: pools.options(mask or ready) for mask in set(kinds.mask)}
+        options = [options_of[kinds.mask[kind]] for kind in nodes]
         return cls(kinds, nodes, options, nets, pools)
 
     def problem(self, work: float) -> Problem:

@@ -116,7 +116,7 @@ class Network:
     def _blocking_flow(self, level: list[int]) -> None:
         """Saturate every shortest way from the source to the sink, depth first."""
         head, room, excess = self.head, self.room, self.excess
-        untried = [arcs.copy() for arcs in self.leaving]
+        untried = list(map(len, self.leaving))  # how many arcs of each node are left to try
         for start, extra in enumerate(excess):
             if extra <= 0 or level[start] != 0:
                 continue
@@ -139,14 +139,15 @@ class Network:
                         del path[full:]
                         continue
                 self.work += 1
-                arcs = untried[node]
-                while arcs and not (room[arcs[-1]] and level[head[arcs[-1]]] == level[node] + 1):
-                    arcs.pop()
-                if arcs:
-                    path.append(arcs[-1])
-                    node = head[arcs[-1]]
+                arcs, left, below = self.leaving[node], untried[node], level[node] + 1
+                while left and not (room[arcs[left - 1]] and level[head[arcs[left - 1]]] == below):
+                    left -= 1
+                untried[node] = left
+                if left:
+                    path.append(arcs[left - 1])
+                    node = head[arcs[left - 1]]
                 elif path:
                     node = head[path.pop() ^ 1]
-                    untried[node].pop()
+                    untried[node] -= 1
                 else:
                     break
