@@ -91,7 +91,7 @@ def measured(graph: HighLevelGraph, outputs: Sequence[Key]) -> Instance:
             if not users[needed]:
                 del results[needed]
     dependencies = {key: frozenset(inputs) for key, inputs in found.dependencies.items()}
-    # Of frames, what goes along with its inputs is annotated too; the user pinned where they begin.
+    # Of frames, what goes along with its inputs is annotated too. The workloads pin loads only.
     follows = {
         key
         for layer in graph.layers.values()

@@ -19,8 +19,10 @@ from dask._expr import Expr, HLGExpr
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
+from dask_worker_pools.expr.places import LIVE
 from dask_worker_pools.expr.planned import PlannedLayer
 from dask_worker_pools.expr.regions import placed
+from dask_worker_pools.expr.went import remember
 from dask_worker_pools.propagate import asked, is_on
 from dask_worker_pools.sizes import FRAME
 from dask_worker_pools.travel import ByValue
@@ -32,6 +34,9 @@ class PlacedLayer(MaterializedLayer):
     def __init__(self, exprs: Iterable[Any]) -> None:
         Layer.__init__(self, {"": ""}, {"type": FRAME})
         self.placed = placed(exprs)
+        for expr in self.placed.exprs:
+            if expr._name not in self.placed.places:
+                remember(expr._name, LIVE)
 
     def opened(self) -> MaterializedLayer:
         """The tasks with the user's pins."""

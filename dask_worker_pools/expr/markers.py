@@ -48,6 +48,11 @@ class Marker:
     def _meta(self) -> Any:
         return self.frame._meta
 
+    def __init__(self, *operands: Any, **parameters: Any) -> None:
+        # Defined so that Dask does not take an older marker of the same name: it notes in one that
+        # it was optimised.
+        pass
+
     def __dask_tokenize__(self) -> str:
         # All that was said: Dask takes an older parent of the same name, with its older markers.
         if not self._determ_token:
@@ -101,7 +106,12 @@ class Marker:
             return None
         above = [ref() for ref in dependents.get(parent._name, ())]
         root = all(one is None or isinstance(one, _ExprSequence) for one in above)
-        return floated(parent, type(self), root)
+        new = floated(parent, type(self), root)
+        # Dask goes on below a new marker without asking it. What is pinned to one pool, with parts
+        # in others, stays whole there only if Dask gets to it through its own marker.
+        if new is not None and new.place is not None and not root and places_in(new.frame):
+            return None
+        return new
 
     # --- the graph
 
@@ -127,6 +137,9 @@ class Marker:
         remember(plain._name, LIVE if self.place is None else self.place)
         return plain.__dask_keys__()
 
+
+#: Where expressions keep what `places_in` tells of them.
+_PLACES = "_pools_of_markers"
 
 #: The kinds of markers that there are; each adds itself where it is defined.
 KINDS: list[type[Any]] = []
@@ -166,12 +179,31 @@ def floated(parent: Any, kind: type[Any], root: bool) -> Any:
 
     `root`: nothing stands above `parent`, so that a marker is needed there.
     """
-    places = {one.place for one in parent.dependencies() if isinstance(one, Marker)}
-    single = next(iter(places)) if len(places) == 1 else None
+    inputs = parent.dependencies()
+    places = {one.place for one in inputs if isinstance(one, Marker)}
+    # What two places use has no marker of its own, and stands below none of another.
+    deeper = {place for one in inputs if not isinstance(one, Marker) for place in places_in(one)}
+    single = next(iter(places)) if len(places) == 1 and deeper <= {*places, None} else None
     if single is None or single is LIVE:
         below, _, said = lifted(parent, None)
         return marker(kind, below, None, said) if root or None in places else None
     return marker(kind, *lifted(parent, single))
+
+
+def places_in(expr: Any) -> frozenset[Place]:
+    """The places of all markers in an expression; it never changes, so they are told once."""
+    stack = [expr]
+    while stack:
+        one = stack[-1]
+        inputs = one.dependencies()
+        if waiting := [each for each in inputs if _PLACES not in each.__dict__]:
+            stack += waiting
+            continue
+        stack.pop()
+        own = {one.place} if isinstance(one, Marker) else ()
+        one.__dict__[_PLACES] = frozenset(own).union(*(each.__dict__[_PLACES] for each in inputs))
+    found: frozenset[Place] = expr.__dict__[_PLACES]
+    return found
 
 
 def lifted(parent: Any, place: Place) -> tuple[Any, Place, Said]:

@@ -22,7 +22,7 @@ from dask_worker_pools.expr.pins import declared_sizes
 from dask_worker_pools.expr.places import LIVE, Place, place_in
 from dask_worker_pools.expr.planned import Placed, walk
 from dask_worker_pools.expr.rows import PARTITION, Estimates
-from dask_worker_pools.expr.said import is_loading
+from dask_worker_pools.expr.said import is_loaded
 from dask_worker_pools.graph import as_high_level
 
 
@@ -62,10 +62,10 @@ def _said(marked: Iterable[Any], names: dict[str, Any]) -> dict[str, set[Place]]
             all_of_it = expr.said.steps or not isinstance(expr.place, str)
             stack.append((expr.frame, expr.place, all_of_it))
             continue
-        needed = expr.dependencies()
-        said = all_of_it or not needed or is_loading(expr)
-        found.setdefault(bare(expr, names)._name, set()).add(place if said else None)
-        stack.extend((one, place, all_of_it) for one in needed)
+        own = found.setdefault(bare(expr, names)._name, set())
+        if all_of_it or is_loaded(expr):
+            own.add(place)
+        stack.extend((one, place, all_of_it) for one in expr.dependencies())
     return found
 
 
@@ -109,7 +109,7 @@ def _grown(
     for expr in map(exprs.__getitem__, toposort(needs)):
         said = found[expr._name]
         place = next(iter(said)) if len(said) == 1 else None
-        if place is None and len(said) == 1 and expr._name not in apart:
+        if place is None and len(said) < 2 and expr._name not in apart:
             inputs = {places.get(one._name) for one in expr.dependencies()}
             single = next(iter(inputs)) if len(inputs) == 1 else None
             place = single if isinstance(single, str) else None

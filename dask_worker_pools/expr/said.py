@@ -23,7 +23,7 @@ class Said(NamedTuple):
     def pinned(cls, *exprs: Any) -> Said:
         """Bare expressions that the user pinned."""
         names = tuple(sorted({expr._name for expr in exprs}))
-        return cls(names, steps=not all(map(is_loading, exprs)))
+        return cls(names, steps=not all(map(is_loaded, exprs)))
 
     def __or__(self, other: Said) -> Said:
         pins, sizes = {*self.pins, *other.pins}, {*self.sizes, *other.sizes}
@@ -39,9 +39,10 @@ def is_source(expr: Any) -> bool:
     return any(kind.__name__ == "IO" for kind in type(expr).__mro__)
 
 
-def is_loading(expr: Any) -> bool:
-    """Whether an expression is a source, or makes Arrow's texts of a source's, unasked by users."""
-    return is_source(expr) or type(expr).__name__ == "ArrowStringConversion"
+def is_loaded(expr: Any) -> bool:
+    """Whether an expression needs no other, or makes what a source gives a frame, unasked."""
+    made = is_source(expr) or type(expr).__name__ == "ArrowStringConversion"
+    return made or not expr.dependencies()
 
 
 def source_name(expr: Any) -> str:
