@@ -180,10 +180,25 @@ def test_what_is_not_pinned_to_one_pool_counts_where_it_may_be(
     """What grows stays at home beside a frame that may be there, though that is used in C, too."""
     home = grown(narrow("B"))
     with pool(*places):
-        other = dd.from_pandas(pd.DataFrame({"o": np.arange(4000.0)}), 4)
+        other = dd.from_pandas(pd.DataFrame({"o": np.arange(4000.0), "p": 1.0}), 4)
     with pool("C"):
         large = dd.from_pandas(pd.DataFrame({f"c{i}": np.arange(4000.0) for i in range(40)}), 4)
     both = other.join(home).sum(axis=1).sum(), large.join(other).sum(axis=1).sum()
     sequence = [one.optimize(fuse=False).expr for one in both]
     found = placed(sequence).places
     assert {place for name, place in found.items() if "assign" in name} == {"B"}
+
+
+@pytest.mark.parametrize(("places", "kept"), [((None,), {None}), (("A", "B"), {"A", "B"})])
+def test_what_follows_from_such_a_frame_is_as_it_is(
+    places: tuple[str | None, ...], kept: set[str | None]
+) -> None:
+    """What is made of a blocked frame alone is blocked, and of one in either pool in one of them,
+    where another pool needs it.
+    """
+    with pool(*places):
+        frame = dd.from_pandas(pd.DataFrame({"n": np.arange(4000.0)}), 4)
+    with pool("C"):
+        large = dd.from_pandas(pd.DataFrame({f"c{i}": np.arange(4000.0) for i in range(40)}), 4)
+    plan = plan_pools(large.join(grown(frame)).sum(axis=1), wide().w1.sum(), narrow("B").n.sum())
+    assert {plan.pools[key] for key in plan.pools if is_of(key, "assign")} <= kept

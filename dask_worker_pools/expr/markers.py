@@ -107,11 +107,11 @@ class Marker:
         above = [ref() for ref in dependents.get(parent._name, ())]
         root = all(one is None or isinstance(one, _ExprSequence) for one in above)
         new = floated(parent, type(self), root)
-        # Dask goes on below a new marker without asking it. What is pinned to one pool, with parts
-        # in others, stays whole there only if Dask gets to it through its own marker.
-        if new is not None and new.place is not None and not root and places_in(new.frame):
-            return None
-        return new
+        if new is None or new.place is None or not has_marker(new.frame):
+            return new
+        # Dask goes on below a new marker without asking it, and other pools' markers down there
+        # would float over what belongs to this one.
+        return marker(type(self), *lifted(parent, None)) if root else None
 
     # --- the graph
 
@@ -138,8 +138,8 @@ class Marker:
         return plain.__dask_keys__()
 
 
-#: Where expressions keep what `places_in` tells of them.
-_PLACES = "_pools_of_markers"
+#: Where expressions keep what `has_marker` tells of them.
+_MARKED = "_has_marker"
 
 #: The kinds of markers that there are; each adds itself where it is defined.
 KINDS: list[type[Any]] = []
@@ -179,31 +179,27 @@ def floated(parent: Any, kind: type[Any], root: bool) -> Any:
 
     `root`: nothing stands above `parent`, so that a marker is needed there.
     """
-    inputs = parent.dependencies()
-    places = {one.place for one in inputs if isinstance(one, Marker)}
-    # What two places use has no marker of its own, and stands below none of another.
-    deeper = {place for one in inputs if not isinstance(one, Marker) for place in places_in(one)}
-    single = next(iter(places)) if len(places) == 1 and deeper <= {*places, None} else None
+    places = {one.place for one in parent.dependencies() if isinstance(one, Marker)}
+    single = next(iter(places)) if len(places) == 1 else None
     if single is None or single is LIVE:
         below, _, said = lifted(parent, None)
         return marker(kind, below, None, said) if root or None in places else None
     return marker(kind, *lifted(parent, single))
 
 
-def places_in(expr: Any) -> frozenset[Place]:
-    """The places of all markers in an expression; it never changes, so they are told once."""
+def has_marker(expr: Any) -> bool:
+    """Whether there is a marker in an expression; it never changes, so this is told once."""
     stack = [expr]
     while stack:
         one = stack[-1]
         inputs = one.dependencies()
-        if waiting := [each for each in inputs if _PLACES not in each.__dict__]:
+        if waiting := [each for each in inputs if _MARKED not in each.__dict__]:
             stack += waiting
             continue
         stack.pop()
-        own = {one.place} if isinstance(one, Marker) else ()
-        one.__dict__[_PLACES] = frozenset(own).union(*(each.__dict__[_PLACES] for each in inputs))
-    found: frozenset[Place] = expr.__dict__[_PLACES]
-    return found
+        below = any(each.__dict__[_MARKED] for each in inputs)
+        one.__dict__[_MARKED] = below or isinstance(one, Marker)
+    return bool(expr.__dict__[_MARKED])
 
 
 def lifted(parent: Any, place: Place) -> tuple[Any, Place, Said]:
