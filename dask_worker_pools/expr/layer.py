@@ -9,8 +9,8 @@ planned together with the rest.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +20,7 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
 from dask_worker_pools.expr.places import LIVE
-from dask_worker_pools.expr.planned import PlannedLayer
-from dask_worker_pools.expr.regions import placed
+from dask_worker_pools.expr.planned import Placed, PlannedLayer
 from dask_worker_pools.expr.went import remember
 from dask_worker_pools.propagate import asked, is_on
 from dask_worker_pools.sizes import FRAME
@@ -31,9 +30,9 @@ from dask_worker_pools.travel import ByValue
 class PlacedLayer(MaterializedLayer):
     """The tasks of lowered expressions with markers, in the user's process."""
 
-    def __init__(self, exprs: Iterable[Any]) -> None:
+    def __init__(self, placed: Placed) -> None:
         Layer.__init__(self, {"": ""}, {"type": FRAME})
-        self.placed = placed(exprs)
+        self.placed = replace(placed, added={})
         for expr in self.placed.exprs:
             if expr._name not in self.placed.places:
                 remember(expr._name, LIVE)

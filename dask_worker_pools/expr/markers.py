@@ -119,8 +119,9 @@ class Marker:
     def layer(self) -> MaterializedLayer:
         """The graph, with its pools, as one layer that is planned where it is materialised."""
         from dask_worker_pools.expr.layer import PlacedLayer
+        from dask_worker_pools.expr.regions import placed
 
-        return PlacedLayer([self])
+        return PlacedLayer(placed([self]))
 
     def _layer(self) -> Any:
         return self.layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from dask._expr import HLGExpr, HLGFinalizeCompute, _ExprSequence, _HLGExprSequence
@@ -11,6 +12,8 @@ from dask.highlevelgraph import HighLevelGraph
 from dask_worker_pools.expr.layer import PlacedLayer, sent
 from dask_worker_pools.expr.markers import Marker, bare
 from dask_worker_pools.expr.pins import settled
+from dask_worker_pools.expr.planned import Placed
+from dask_worker_pools.expr.regions import placed
 from dask_worker_pools.propagate import Hook, is_on
 
 
@@ -22,10 +25,15 @@ class PlacedSequence(_ExprSequence):
         """The sequence of some expressions, with each pin where it belongs."""
         return cls(*settled(exprs))
 
+    @cached_property
+    def placed(self) -> Placed:
+        """Where all of it runs, but for what is left to the planner."""
+        return placed(self.operands)
+
     @property
     def layer(self) -> PlacedLayer:
         """The graph of all, as one layer."""
-        return PlacedLayer(self.operands)
+        return PlacedLayer(self.placed)
 
     def _simplify_down(self) -> Any:
         """Make graphs of all, if some are graphs already, and let one pass plan them together."""
@@ -48,6 +56,10 @@ class PlacedSequence(_ExprSequence):
         return sent(self, _ExprSequence(*map(bare, self.operands)))
 
     def __dask_keys__(self) -> list[Any]:
+        if is_on():
+            # What frames have to compute for that is computed now. When Dask sends the graph it
+            # holds a lock, and would wait for itself.
+            _ = self.placed
         return [list(op.__dask_keys__()) for op in self.operands]
 
 
