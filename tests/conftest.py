@@ -1,10 +1,12 @@
-"""Fixtures for tests on a real cluster, one cluster per module."""
+"""Fixtures: a real cluster, one a module, and tables of dataframes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import clusters
+import dask
 import pytest
 from distributed import Client
 
@@ -21,6 +23,21 @@ def client(pool_cluster: clusters.PoolCluster) -> Iterator[Client]:
     """A client of `pool_cluster`, and the default one."""
     with Client(pool_cluster.address) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def by_tasks() -> Iterator[None]:
+    """Shuffle by tasks, as inside `propagate_pools`, and compute here."""
+    with dask.config.set({"dataframe.shuffle.method": "tasks", "scheduler": "sync"}):
+        yield
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Orders and customers as parquet files (`frame_queries`)."""
+    from frame_queries import write_tables  # it imports dask.dataframe, which most can do without
+
+    return write_tables(tmp_path_factory.mktemp("tables"))
 
 
 @pytest.fixture

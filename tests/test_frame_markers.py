@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from dask._expr import FinalizeCompute
 from dask.base import collections_to_expr
 from dask.dataframe.dask_expr._expr import Filter
 from dask.dataframe.dask_expr.io import ReadParquet
-from frame_queries import CUSTOMERS, ORDERS, QUERIES, SOURCES, source, write_tables
+from frame_queries import CUSTOMERS, ORDERS, QUERIES, SOURCES, source
 
 from dask_worker_pools import (
     ConflictingPools,
@@ -35,22 +34,10 @@ from dask_worker_pools.slots import name_of
 
 # What Dask's own code warns of, with pandas 3.1; what older Dask does, with NumPy 2.
 pytestmark = [
+    pytest.mark.usefixtures("by_tasks"),
     pytest.mark.filterwarnings("ignore:The inplace keyword"),
     pytest.mark.filterwarnings("ignore:Passing more than 2 positional"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def by_tasks() -> Iterator[None]:
-    """Shuffle by tasks, as inside `propagate_pools`, and compute here."""
-    with dask.config.set({"dataframe.shuffle.method": "tasks", "scheduler": "sync"}):
-        yield
-
-
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Orders and customers as parquet files."""
-    return write_tables(tmp_path_factory.mktemp("tables"))
 
 
 def computed(collection: Any) -> Any:

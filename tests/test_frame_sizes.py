@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import dask
 import dask.array as da
 import dask.dataframe as dd
 import pandas as pd
 import pytest
-from frame_queries import CUSTOMERS, ORDERS, QUERIES, some_customers, source, write_tables
+from frame_queries import CUSTOMERS, ORDERS, QUERIES, some_customers, source
 
 from dask_worker_pools import assign_pool, plan_pools, pool
 from dask_worker_pools.expr.graphs import graph_of
@@ -25,22 +23,10 @@ from dask_worker_pools.slots import name_of
 
 # What Dask's own code warns of, with pandas 3.1; what older Dask does, with NumPy 2.
 pytestmark = [
+    pytest.mark.usefixtures("by_tasks"),
     pytest.mark.filterwarnings("ignore:The inplace keyword"),
     pytest.mark.filterwarnings("ignore:Passing more than 2 positional"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def by_tasks() -> Iterator[None]:
-    """Shuffle by tasks, as inside `propagate_pools`, and compute here."""
-    with dask.config.set({"dataframe.shuffle.method": "tasks", "scheduler": "sync"}):
-        yield
-
-
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Orders and customers as parquet files."""
-    return write_tables(tmp_path_factory.mktemp("tables"))
 
 
 def test_unknown_sizes_are_counted_instead() -> None:

@@ -50,8 +50,8 @@ QUERIES: dict[str, Callable[[Any, Any, Any], Any]] = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def by_tasks() -> Iterator[None]:
-    """Shuffle by tasks, as inside `propagate_pools`."""
+def shuffled_by_tasks() -> Iterator[None]:
+    """Shuffle by tasks, as inside `propagate_pools`, which plans here are made without."""
     with dask.config.set({"dataframe.shuffle.method": "tasks"}):
         yield
 

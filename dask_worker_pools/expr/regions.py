@@ -8,6 +8,7 @@ plan of whole expressions tells which these are, and leaves them to the plan of 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from math import isfinite
 from typing import Any
 
 from dask.delayed import Delayed
@@ -150,7 +151,7 @@ def _between(plain: Iterable[Any], places: dict[str, Place]) -> Iterator[Any]:
 
 
 def _known(sizes: dict[str, float | None]) -> dict[str, float]:
-    return {name: size for name, size in sizes.items() if size is not None}
+    return {name: size for name, size in sizes.items() if size is not None and isfinite(size)}
 
 
 def _delayed(expr: Any) -> list[Delayed]:
