@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import dask.dataframe as dd
+import numpy as np
 import pandas as pd
 
+#: A wide table and a narrow one, of the same rows.
+WIDE = pd.DataFrame({f"w{i}": np.arange(4000.0) for i in range(20)})
+NARROW = pd.DataFrame({"x": np.arange(4000.0)})
 #: What `source` can make.
 SOURCES = ["pandas", "parquet", "map"]
 
@@ -128,3 +132,8 @@ def some_orders(i: int) -> pd.DataFrame:
 def some_customers(i: int) -> pd.DataFrame:
     """One of two parts; the index of another gives none."""
     return CUSTOMERS.iloc[10 * i : 10 * i + 10]
+
+
+def grown(frame: Any) -> Any:
+    """The frame with more columns."""
+    return frame.assign(**{f"x{i}": frame.x + i for i in range(8)})

@@ -10,11 +10,10 @@ from typing import Any
 
 import clusters
 import dask.dataframe as dd
-import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client
-from frame_queries import CUSTOMERS, ORDERS
+from frame_queries import CUSTOMERS, NARROW, ORDERS, WIDE, grown
 
 from dask_worker_pools import (
     Plan,
@@ -26,17 +25,11 @@ from dask_worker_pools import (
     propagate_pools_in_collection,
 )
 from dask_worker_pools.expr.regions import placed
+from dask_worker_pools.slots import name_of
 from dask_worker_pools.transfers import Transfers
 
-#: A wide table and a narrow one, of the same rows.
-WIDE = pd.DataFrame({f"w{i}": np.arange(4000.0) for i in range(20)})
-NARROW = pd.DataFrame({"x": np.arange(4000.0)})
+#: What the narrow table weighs.
 SENT = int(NARROW.x.nbytes)
-
-
-def grown(frame: Any) -> Any:
-    """The frame with more columns."""
-    return frame.assign(**{f"x{i}": frame.x + i for i in range(8)})
 
 
 def tables() -> tuple[Any, Any]:
@@ -61,7 +54,7 @@ def sent_to_a(moved: Transfers) -> int:
 
 def sent_from(plan: Plan) -> set[str]:
     """The beginnings of the names of what is sent."""
-    return {str(transfer.key[0]).partition("-")[0] for transfer in plan.transfers}  # type: ignore[index]
+    return {str(name_of(transfer.key)).partition("-")[0] for transfer in plan.transfers}
 
 
 def test_a_frame_is_sent_before_it_grows(client: Client) -> None:

@@ -14,6 +14,7 @@ import pytest
 from dask.delayed import delayed
 from dask.typing import Key
 from distributed import Client, wait
+from frame_queries import NARROW, WIDE, grown
 
 from dask_worker_pools import (
     assign_pool,
@@ -113,18 +114,13 @@ def test_a_step_over_two_pools_stays_where_it_was_pinned() -> None:
 def wide() -> Any:
     """A table of many columns, in A."""
     with pool("A"):
-        return dd.from_pandas(pd.DataFrame({f"w{i}": np.arange(4000.0) for i in range(20)}), 4)
+        return dd.from_pandas(WIDE, 4)
 
 
 def narrow(place: str) -> Any:
     """A table of one column, in a pool."""
     with pool(place):
-        return dd.from_pandas(pd.DataFrame({"n": np.arange(4000.0)}), 4)
-
-
-def grown(frame: Any) -> Any:
-    """The frame with more columns."""
-    return frame.assign(**{f"n{i}": frame.n + i for i in range(8)})
+        return dd.from_pandas(NARROW, 4)
 
 
 @pytest.mark.parametrize("use", ["as it is", "in the join"])
@@ -135,7 +131,7 @@ def test_a_pinned_step_stays_where_it_is_built_again_without_a_pool(
     n = narrow("B")
     with pool("B"):
         pinned = grown(n)
-    again = grown(n) if use == "as it is" else wide().join(grown(n)[["n3"]]).n3
+    again = grown(n) if use == "as it is" else wide().join(grown(n)[["x3"]]).x3
     with clusters.record_executions(client) as ran, propagate_pools():
         dask.compute(wide().join(pinned).sum(axis=1), again.sum())
     made = [pools for key, pools in ran.pools_of.items() if "assign" in str(key)]
@@ -150,14 +146,14 @@ def test_what_was_persisted_where_it_grew_stays_there(client: Client) -> None:
         persisted, other = dask.persist(g, w.join(g).sum(axis=1))
         wait([persisted, other])
         with measure_transfers(client) as moved:
-            assert persisted.n3.sum().compute() == (np.arange(4000.0) + 3).sum()
+            assert persisted.x3.sum().compute() == (np.arange(4000.0) + 3).sum()
     assert get_pool(persisted) is None  # a look at the data tells it
     assert moved.bytes_by_link.get(("A", "B"), 0) == 0
 
 
 def test_an_optimised_frame_leaves_its_graph_as_it_was() -> None:
     """A frame's graph has its own keys, also while the same, optimised, is still there."""
-    frame = narrow("A").n
+    frame = narrow("A").x
     optimised = frame.optimize(fuse=False)
     keys = [(frame._name, number) for number in range(4)]
     again = dd.from_graph(dict(frame.dask), frame._meta, frame.divisions, keys, "again")
@@ -167,7 +163,7 @@ def test_an_optimised_frame_leaves_its_graph_as_it_was() -> None:
 
 def test_an_assigned_source_is_sent_before_it_grows() -> None:
     """A frame of delayed objects is a source, also where its pool was assigned to it."""
-    table = pd.DataFrame({"n": np.arange(1000.0)})
+    table = pd.DataFrame({"x": np.arange(1000.0)})
     frame = dd.from_delayed([delayed(lambda: table)()] * 4, meta=table, divisions=(0, 1, 2, 3, 3))
     assert not assign_pool(frame, "B").expr.said.steps
     assert assign_pool(grown(frame), "B").expr.said.steps
@@ -197,7 +193,7 @@ def test_what_follows_from_such_a_frame_is_as_it_is(
     where another pool needs it.
     """
     with pool(*places):
-        frame = dd.from_pandas(pd.DataFrame({"n": np.arange(4000.0)}), 4)
+        frame = dd.from_pandas(pd.DataFrame({"x": np.arange(4000.0)}), 4)
     with pool("C"):
         large = dd.from_pandas(pd.DataFrame({f"c{i}": np.arange(4000.0) for i in range(40)}), 4)
     plan = plan_pools(large.join(grown(frame)).sum(axis=1), wide().w1.sum())
