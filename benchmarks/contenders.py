@@ -98,7 +98,7 @@ def contenders(home: str) -> list[Contender]:
             partial(_all_in, home),
             _never_fused,
             _keeps_annotations,
-            partial(rule2022.with_layers, {}),
+            rewrite=partial(rule2022.with_layers, {}),
         ),
         Contender(
             "rule",

@@ -11,7 +11,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from math import exp, fsum, log
+from math import log
+from statistics import geometric_mean
 from typing import Any
 
 import dask
@@ -122,9 +123,7 @@ def main(tasks: int = 100_000, *names: str) -> None:
     """Measure all shapes, or those named."""
     with dask.config.set({"dataframe.shuffle.method": "tasks"}):
         ratios = [measure(name, tasks) for name in names or SHAPES]
-    print(
-        f"geometric mean {exp(fsum(map(log, ratios)) / len(ratios)):.1%}, worst {max(ratios):.1%}"
-    )
+    print(f"geometric mean {geometric_mean(ratios):.1%}, worst {max(ratios):.1%}")
 
 
 if __name__ == "__main__":

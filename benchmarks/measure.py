@@ -54,7 +54,6 @@ def run_once(
         with settings_of_scheduler(client, contender.scheduler(collections)):
             run = _timed(client, contender, collections, optimize, keep, timeout, expected)
         run.seconds += built
-        del collections
     run.submitted = submitted[0]
     run.crossed = moved.total_bytes
     run.links = {

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from math import exp, fsum, log
 from pathlib import Path
+from statistics import geometric_mean
 from time import process_time
 from typing import Any
 
@@ -52,7 +52,7 @@ def main() -> None:
             f"  {ratios[-1]:.5f} × the optimum  {seconds / len(graph) * 1e6:7.1f} µs a task",
             flush=True,
         )
-    mean = exp(fsum(map(log, ratios)) / len(ratios))
+    mean = geometric_mean(ratios)
     print(f"{len(ratios)} problems: geometric mean {mean:.5f}, worst {max(ratios):.5f}")
 
 

@@ -17,7 +17,7 @@ import tracemalloc
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp, fsum, log
+from statistics import geometric_mean
 from time import process_time
 from typing import Any
 
@@ -193,10 +193,6 @@ def memory(name: str, pools: int, tasks: int) -> float:
     tracemalloc.stop()
     del plan
     return peak / held
-
-
-def geometric_mean(ratios: list[float]) -> float:
-    return exp(fsum(map(log, ratios)) / len(ratios))
 
 
 def report(name: str, pools: int, tasks: int, traced: int, whole: bool) -> Cost:

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import exp, fsum, inf, log, nan
+from math import inf, nan
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any
 
 import click
@@ -123,7 +123,7 @@ def speed_up(cases: Sequence[Case], who: str) -> float:
     both = [case for case in cases if case.works(who) and case.works(OURS)]
     if not both:
         return nan
-    return exp(fsum(log(case.seconds(who) / case.seconds(OURS)) for case in both) / len(both))
+    return geometric_mean(case.seconds(who) / case.seconds(OURS) for case in both)
 
 
 def best_of_all(cases: Sequence[Case]) -> float:
@@ -131,9 +131,9 @@ def best_of_all(cases: Sequence[Case]) -> float:
     both = [case for case in cases if case.works(PLAIN)]
     if not both:
         return nan
-    least = [min(map(case.seconds, case.contenders)) for case in both]
-    ratios = [case.seconds(PLAIN) / one for case, one in zip(both, least, strict=True)]
-    return exp(fsum(map(log, ratios)) / len(ratios))
+    return geometric_mean(
+        case.seconds(PLAIN) / min(map(case.seconds, case.contenders)) for case in both
+    )
 
 
 def _faster(cases: Sequence[Case]) -> Verdict:

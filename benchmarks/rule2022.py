@@ -21,6 +21,7 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from benchmarks.graphs import are_frames
 from dask_worker_pools.annotations import annotations_by_key
 from dask_worker_pools.expr.markers import bare
+from dask_worker_pools.expr.planned import walk
 from dask_worker_pools.sizes import LayerSizes, layer_sizes
 
 PREFIX = "pool-"
@@ -72,16 +73,12 @@ def with_layers(loaded: Mapping[str, str], collections: Sequence[Any]) -> Sequen
     layers: dict[str, Layer] = {}
     needs: dict[str, set[str]] = {}
     ends = [bare(frame.expr).optimize() for frame in collections]
-    left = list(ends)
-    while left:
-        expr = left.pop()
-        if expr._name not in layers:
-            layer = MaterializedLayer(expr._layer())
-            if (where := loaded.get(expr._name)) is not None:
-                layer.annotations = {"resources": {PREFIX + where: 0}}
-            layers[expr._name] = layer
-            needs[expr._name] = {needed._name for needed in expr.dependencies()}
-            left += expr.dependencies()
+    for expr in walk(ends):
+        layer = MaterializedLayer(expr._layer())
+        if (where := loaded.get(expr._name)) is not None:
+            layer.annotations = {"resources": {PREFIX + where: 0}}
+        layers[expr._name] = layer
+        needs[expr._name] = {needed._name for needed in expr.dependencies()}
     graph = HighLevelGraph(layers, needs)
     return [Delayed(key, graph, layer=end._name) for end in ends for key in end.__dask_keys__()]
 

@@ -51,8 +51,10 @@ class SiteCluster:
                 offered = ["--resources", f"pool-{site}=1", "--name", name]
                 # No nanny, so that the process that we see is the worker.
                 alone = ["--no-nanny", "--nthreads", "1", "--memory-limit", "0"]
-                patience = ["--death-timeout", "60", "--preload", "benchmarks.sampling"]
-                self._spawn(site, name, ["worker", self.address, *alone, *offered, *patience])
+                patience = ["--death-timeout", "60"]
+                sizes = ["--preload", "benchmarks.sampling"]
+                options = [*alone, *offered, *patience, *sizes]
+                self._spawn(site, name, ["worker", self.address, *options])
 
     def _spawn(self, place: str, name: str, arguments: Sequence[str]) -> None:
         host = self.network.address(place)

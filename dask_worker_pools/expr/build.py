@@ -8,7 +8,15 @@ from typing import Any
 import dask
 
 from dask_worker_pools.annotations import SIZE_KEY, check_nbytes
-from dask_worker_pools.expr.markers import Marker, bare, floated, lifted, marker, unmarked
+from dask_worker_pools.expr.markers import (
+    Marker,
+    bare,
+    floated,
+    has_marker,
+    lifted,
+    marker,
+    unmarked,
+)
 from dask_worker_pools.expr.pins import pinned
 from dask_worker_pools.expr.places import Place, inside, place_in, single_place
 from dask_worker_pools.expr.regions import delayed_places
@@ -31,7 +39,7 @@ def built(kind: type[Any]) -> Callable[[Any], Any]:
         if markers:
             return floated(expr, kind, root=True)
         # Dask's optimiser computes parts of an expression, which may have markers further down.
-        if inside() is None and any(isinstance(one, Marker) for one in expr.walk()):
+        if inside() is None and has_marker(expr):
             return marker(kind, expr, None)
         if places := _inherited(expr):
             return marker(kind, expr, single_place(places))

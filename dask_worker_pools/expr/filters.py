@@ -71,7 +71,7 @@ def kept_by_reader(expr: Any) -> float:
     """The part of the rows in the files that the filters of a reader of parquet keep."""
     try:
         return _part(_mask_of_reader(expr), [])
-    except Exception:  # as above
+    except Exception:  # nothing is to fail for a guess
         return OTHER
 
 

@@ -46,9 +46,7 @@ class Estimates:
     """
 
     def __init__(
-        self,
-        assumed: float | None = None,
-        declared: Mapping[str, float] = MappingProxyType({}),
+        self, assumed: float | None = None, declared: Mapping[str, float] = MappingProxyType({})
     ) -> None:
         self._assumed = assumed
         self._declared = declared
