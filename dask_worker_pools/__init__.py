@@ -4,6 +4,7 @@ import sys
 
 import cloudpickle
 
+from dask_worker_pools import patches
 from dask_worker_pools.annotations import pool
 from dask_worker_pools.collection import get_pool, plan_pools, propagate_pools_in_collection
 from dask_worker_pools.errors import (
@@ -59,3 +60,4 @@ __all__ = [
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 install()
+patches.install()
