@@ -24,6 +24,7 @@ from dask_worker_pools.graph import TaskGraph, as_high_level, read
 from dask_worker_pools.optimize import (
     Cluster,
     make_plan,
+    told_sizes,
     with_pool,
     without_surrounding_pool,
 )
@@ -216,7 +217,7 @@ def _plan(
     capacity: Mapping[str, float] = MappingProxyType({}),
 ) -> Plan:
     cluster = replace(Cluster.met(tasks, options, None), capacity=capacity)
-    return make_plan(graph, tasks, options, cluster)
+    return make_plan(tasks, told_sizes(graph, tasks), options, cluster)
 
 
 def _last_keys(graph: HighLevelGraph) -> Iterable[Key]:

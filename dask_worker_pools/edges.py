@@ -25,20 +25,19 @@ from collections.abc import (
     Set,
 )
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain, groupby, pairwise, product, repeat
 from math import prod
 from typing import Any, TypeGuard, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from dask._task_spec import GraphNode, Task, TaskRef
+from dask._task_spec import GraphNode, TaskRef
 from dask.blockwise import Blockwise
 from dask.core import keys_in_tasks
 from dask.highlevelgraph import HighLevelGraph, Layer
 from dask.typing import Key
 
-from dask_worker_pools.annotations import Annotations
+from dask_worker_pools.marks import Mark, mark_of
 from dask_worker_pools.placement.problem import TaskGraph
 from dask_worker_pools.slots import (
     FEW,
@@ -52,9 +51,6 @@ from dask_worker_pools.slots import (
     name_of,
     strides,
 )
-
-#: Attribute of a task's function that holds the task's annotations.
-MARK = "_dask_annotations"
 
 K = TypeVar("K", bound=Hashable)
 
@@ -71,7 +67,7 @@ class Chunk:
     inputs: Numbers  #: slots of the inputs of the first task, then of the second, and so on
     counts: Sequence[int]  #: how many inputs each task has
     names: Set[Hashable]  #: the collections that the keys belong to, and perhaps others
-    marks: dict[Key, Annotations] = field(default_factory=dict)  #: what tasks carry themselves
+    marks: dict[Key, Mark] = field(default_factory=dict)  #: what tasks carry themselves
     first: int = 0  #: number of the first of these tasks
 
     def __len__(self) -> int:
@@ -221,7 +217,7 @@ class _Reader:
         return np.hstack(columns)
 
     def _listed(
-        self, name: str, found: Mapping[Key, Collection[Key]], marks: dict[Key, Annotations]
+        self, name: str, found: Mapping[Key, Collection[Key]], marks: dict[Key, Mark]
     ) -> Chunk:
         """Tasks whose keys and inputs were read one by one."""
         keys = list(found)
@@ -373,11 +369,11 @@ def _culled(layer: Blockwise, keys: set[Key]) -> Mapping[Key, Collection[Key]]:
 
 def _written(
     tasks: Mapping[Key, Any], keys: Iterable[Key], known: Container[Key], slots: Slots
-) -> tuple[dict[Key, Collection[Key]], dict[Key, Annotations]]:
+) -> tuple[dict[Key, Collection[Key]], dict[Key, Mark]]:
     """Tasks of a layer that `keys` need inside it, with their inputs and what they carry."""
     stack = list(keys)
     found: dict[Key, Collection[Key]] = {}
-    marks: dict[Key, Annotations] = {}
+    marks: dict[Key, Mark] = {}
     while stack:
         key = stack.pop()
         if key in found:
@@ -434,18 +430,6 @@ def has_legacy_tasks(layer: Layer) -> bool:
     if isinstance(layer, Blockwise):
         return False
     return any(not isinstance(task, GraphNode) for task in _tasks(layer).values())
-
-
-def mark_of(task: Any) -> Annotations:
-    """The annotations that a task carries itself, also inside of one that only renames it."""
-    while isinstance(task, Task):
-        if isinstance(task.func, partial):
-            mark: Annotations = task.func.__dict__.get(MARK, {})
-            return mark
-        if getattr(task.func, "__qualname__", "") != "ProhibitReuse._identity":
-            return {}
-        (task,) = task.args
-    return {}
 
 
 def _mask(blocks: Collection[tuple[int, ...]], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:

@@ -184,23 +184,28 @@ class PeerToPeerInPool(PoolError, RuntimeError):
 
 
 class LostKeys(PoolError, RuntimeError):
-    """The user's own optimisation dropped tasks that are still needed.
+    """Tasks got lost that are still needed: an optimisation dropped them.
 
     Attributes
     ----------
-    function : str
-        Name of the optimisation.
+    function : str or None
+        Name of the user's own optimisation; None if it was the one of this package.
     keys : tuple
-        The keys that it was told to keep, and lost.
+        The keys that had to be kept.
     """
 
     fields = ("function", "keys")
 
-    def __init__(self, function: str, keys: Sequence[Key]) -> None:
+    def __init__(self, function: str | None, keys: Sequence[Key]) -> None:
         self.function = function
         self.keys = tuple(keys)
         super().__init__(
-            f"the optimisation {function!r} was called with keys to keep, and returned a graph "
+            f"{counted(len(self.keys), 'task')} got lost while tasks were fused, for example "
+            f"{self.keys[0]!r}. Nothing was computed. Please report this with the program; until "
+            "it is mended, fuse nothing: dask.config.set(array_optimize=dask.base.dont_optimize) "
+            "before propagate_pools()."
+            if function is None
+            else f"the optimisation {function!r} was called with keys to keep, and returned a graph "
             f"without {len(self.keys)} of them, for example {self.keys[0]!r}. It is called as "
             "f(graph, keys) for the tasks of one pool at a time, and must keep all of `keys`: "
             "outputs, and tasks that other pools need."

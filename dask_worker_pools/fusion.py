@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from dask._task_spec import Alias, GraphNode, Task, _execute_subgraph, convert_legacy_graph
@@ -47,6 +48,9 @@ from dask_worker_pools.slots import name_of
 
 Optimization = Callable[..., Mapping[Key, Any]]
 Pools = Mapping[Key, str | None]
+
+#: Name of a layer that is there only while Dask fuses layers.
+_GUARD = "pools-guard"
 
 LOW_LEVEL: dict[Kind, Optimization] = {
     "array": optimize_array,
@@ -103,7 +107,7 @@ def fuse(
     if user is not None:
         return _fuse_by(user, graph, tasks, pools, outputs)
     fused = _fuse_layers(graph, tasks, pools, outputs) if kind == "array" else _as_is(tasks, pools)
-    fused.graph = convert_legacy_graph(fused.graph, tasks.dependencies.keys())
+    fused.graph = tasks.converted(fused.graph)
     if kind == "frame":  # fused as expressions, before they became tasks
         return fused
     wanted = {*outputs, *_exported(fused), *_apart(fused)}
@@ -131,8 +135,8 @@ def _fuse_layers(
     graph: HighLevelGraph, tasks: KeyedTasks, pools: Pools, outputs: Collection[Key]
 ) -> Tasks:
     """Fuse as Dask fuses layers, then again without the edges that cross pools."""
-    complete = _with_all_dependencies(graph, tasks)
-    fused = _dasks_choice(complete, [*outputs, *_leaving(complete, tasks, pools)])
+    apart = {*_leaving(graph, tasks, pools), *_needed_elsewhere(graph, tasks, outputs)}
+    fused = _dasks_choice(graph, outputs, apart)
     done = Tasks(annotations=dict(tasks.annotations))
     for name in [name for name in fused.layers if name in tasks.keys]:
         members = _members(name, graph, fused)
@@ -149,21 +153,27 @@ def _fuse_layers(
     return done
 
 
-def _dasks_choice(graph: HighLevelGraph, outputs: Collection[Key]) -> HighLevelGraph:
+def _dasks_choice(
+    graph: HighLevelGraph, outputs: Collection[Key], apart: Collection[str]
+) -> HighLevelGraph:
     """The graph after Dask's fusion of layers, as if there were no pools.
 
-    Dask does not see annotations here: it knows only some of them, and fails on callables. The
-    layers whose annotations must not meet are named as outputs instead, which it never fuses.
+    Dask does not see annotations here: it knows only some of them, and fails on callables. Layers
+    whose annotations must not meet are kept `apart` as well: an empty layer that needs them keeps
+    Dask from fusing them into another one that does.
     """
+    differing = {
+        needed
+        for name, inputs in graph.dependencies.items()
+        for needed in inputs
+        if not _layers_combinable(graph.layers[needed], graph.layers[name])
+    }
     bare = without_annotations(graph)
-    apart = [
-        dep
-        for name, deps in graph.dependencies.items()
-        for dep in deps
-        if not _layers_combinable(graph.layers[dep], graph.layers[name])
-    ]
-    fused = optimize_blockwise(bare, keys=[*outputs, *apart])
-    fused = fuse_roots(fused, keys=list(outputs))
+    guarded = HighLevelGraph(
+        {**bare.layers, _GUARD: MaterializedLayer({})},
+        {**bare.dependencies, _GUARD: differing.union(apart)},
+    )
+    fused = fuse_roots(optimize_blockwise(guarded, keys=outputs), keys=list(outputs))
     assert isinstance(fused, HighLevelGraph)
     return fused
 
@@ -181,18 +191,20 @@ def _leaving(graph: HighLevelGraph, tasks: KeyedTasks, pools: Pools) -> Iterator
                 yield needed
 
 
-def _with_all_dependencies(graph: HighLevelGraph, tasks: KeyedTasks) -> HighLevelGraph:
-    """The graph with the dependencies that its tasks have and its layers do not mention.
+def _needed_elsewhere(
+    graph: HighLevelGraph, tasks: KeyedTasks, outputs: Iterable[Key]
+) -> Iterator[str]:
+    """Layers that are needed by the outputs, or by a layer that does not mention it.
 
-    Dask's finalize layer names only the last of the layers that it takes keys from. Dask would
-    fuse others away, as if nothing else needed them.
+    Dask's finalize layer names only the last of the layers that it takes keys from, and a task may
+    stand in several layers, of which it is read from one. Dask would fuse the others away, as if
+    nothing else needed them.
     """
-    dependencies = dict(graph.dependencies)
+    yield from {tasks.layer_of[key] for key in outputs if key in tasks.layer_of}
     for name, keys in tasks.keys.items():
-        if not isinstance(graph.layers[name], Blockwise):
-            needed = {tasks.layer_of.get(k, name) for key in keys for k in tasks.dependencies[key]}
-            dependencies[name] = dependencies[name] | needed - {name}
-    return HighLevelGraph(graph.layers, dependencies)
+        needed = chain.from_iterable(map(tasks.dependencies.__getitem__, keys))
+        own = {*graph.dependencies[name], name}
+        yield from {tasks.layer_of[key] for key in set(needed) & tasks.layer_of.keys()} - own
 
 
 def _layers_combinable(one: Layer, other: Layer) -> bool:
@@ -213,16 +225,21 @@ def _members(name: str, graph: HighLevelGraph, fused: HighLevelGraph) -> list[st
 
 
 def _fused_keys(name: str, members: Collection[str], tasks: KeyedTasks) -> set[Key]:
-    """The needed blocks of a fused layer, and all blocks of its members that are fused into them.
+    """The needed blocks of a fused layer, and all tasks of its members that are fused into them.
 
-    They are found by their names and edges: another layer may hold some of these tasks too.
+    Another layer may hold some of these tasks too, so blocks of the members are known by their
+    names. A layer that holds all of another collection, as that of an array among the keywords of
+    a function, has keys of many names.
     """
     names = {getattr(tasks.layers[member], "output", member) for member in members}
+    within = set(members)
     inner = set(tasks.keys[name])
     stack = list(inner)
     while stack:
         for key in tasks.dependencies[stack.pop()]:
-            if key not in inner and key in tasks.dependencies and name_of(key) in names:
+            if key in inner or key not in tasks.dependencies:
+                continue
+            if name_of(key) in names or tasks.layer_of[key] in within:
                 inner.add(key)
                 stack.append(key)
     return inner
@@ -294,8 +311,7 @@ def _materialize(keys: Iterable[Key], tasks: KeyedTasks) -> dict[Key, GraphNode]
     single: dict[Key, Any] = {}
     for name, part in by_layer.items():
         single.update(restrict(tasks.layers[name], part))
-    converted: dict[Key, GraphNode] = convert_legacy_graph(single, tasks.dependencies.keys())
-    return converted
+    return tasks.converted(single)
 
 
 def _merge_block_annotations(inner: Collection[Key], tasks: KeyedTasks, done: Tasks) -> None:
@@ -392,7 +408,7 @@ def _fuse_by(
         result = dict(ensure_dict(returned))
         if lost := [key for key in wanted if key not in result]:
             raise LostKeys(_name_of(user), lost)
-        done.add(convert_legacy_graph(result, {*tasks.dependencies, *result}), pool)
+        done.add(convert_legacy_graph(result, tasks.known | result.keys()), pool)
     done.annotations.update(_fused_annotations(done.graph, tasks.annotations))
     return done
 

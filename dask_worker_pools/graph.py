@@ -10,11 +10,10 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Set
 from copy import copy
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from dask._task_spec import Task
+from dask._task_spec import GraphNode, convert_legacy_graph
 from dask.blockwise import Blockwise
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
@@ -31,7 +30,7 @@ from dask_worker_pools.annotations import (
     pools_in,
     without_pool,
 )
-from dask_worker_pools.edges import MARK, Chunk, Edges
+from dask_worker_pools.edges import Chunk, Edges
 from dask_worker_pools.errors import ConflictingPools
 from dask_worker_pools.lazy import once
 
@@ -54,6 +53,17 @@ class KeyedTasks:
     layer_of: dict[Key, str]
     #: what was annotated besides the pool, for the tasks that have anything
     annotations: dict[Key, Annotations]
+    in_memory: Collection[Key] = ()  #: keys of data in memory, which are no tasks
+
+    @once
+    def known(self) -> Set[Key]:
+        """All keys that tasks may refer to."""
+        return self.dependencies.keys() | set(self.in_memory)
+
+    def converted(self, tasks: Mapping[Key, Any]) -> dict[Key, GraphNode]:
+        """Tasks in Dask's present form: in older ones, tuples that are keys stand for outputs."""
+        converted: dict[Key, GraphNode] = convert_legacy_graph(tasks, self.known)
+        return converted
 
 
 @dataclass
@@ -107,7 +117,14 @@ class TaskGraph:
             own = self.key_of[chunk.numbers.start : chunk.numbers.stop]
             keys.setdefault(chunk.layer, []).extend(own)
             layer_of |= dict.fromkeys(own, chunk.layer)
-        return KeyedTasks(self.layers, keys, self.dependencies, layer_of, self.annotations)
+        return KeyedTasks(
+            self.layers,
+            keys,
+            self.dependencies,
+            layer_of,
+            self.annotations,
+            self.edges.outside,
+        )
 
     @property
     def pins(self) -> dict[Key, str]:
@@ -126,6 +143,10 @@ class TaskGraph:
     def allowed_by_key(self) -> dict[Key, tuple[str, ...]]:
         """The pools any of which a task may run in."""
         return self._keyed(self.allowed)
+
+    def users_pins(self) -> set[Key]:
+        """Tasks that the user pinned, and no earlier plan."""
+        return {self.key_of[number] for number in self.pinned if number not in self.planned}
 
     def is_users(self, key: Key) -> bool:
         """Whether the user pinned a task, and no earlier plan."""
@@ -215,8 +236,8 @@ def read(
 
 
 def _read_layer(name: str, layer: Layer, chunks: Collection[Chunk], tasks: TaskGraph) -> None:
-    marks = {key: mark for chunk in chunks for key, mark in chunk.marks.items()}
     # Sizes are read elsewhere, and may differ from task to task where nothing else does.
+    marks = {key: said for chunk in chunks for key, (said, _) in chunk.marks.items() if said}
     spoken = {n: v for n, v in (layer.annotations or {}).items() if n not in (SIZE_KEY, WEIGHT_KEY)}
     numbers = _held_numbers(name, layer, chunks, tasks) if spoken else ()
     if not marks and not any(map(callable, spoken.values())):
@@ -335,23 +356,8 @@ def needed_by(outputs: Collection[Key], tasks: KeyedTasks) -> KeyedTasks:
         {key: tasks.dependencies[key] for key in reached},
         layer_of,
         {key: own for key, own in tasks.annotations.items() if key in reached},
+        tasks.in_memory,
     )
-
-
-def marked(task: Any, annotations: Annotations) -> Any:
-    """A copy of `task` that carries its annotations itself, through a partial of its function.
-
-    Dask forgets a layer's annotations where it gives a collection to a function of another
-    collection, as in ``delayed(f)(array)``, and renames the tasks. A partial can be unpickled
-    without this package.
-    """
-    if not isinstance(task, Task):
-        return task
-    function = partial(task.func)
-    setattr(function, MARK, annotations)
-    copied = copy(task)
-    copied.func = function
-    return copied
 
 
 def without_annotations(graph: HighLevelGraph) -> HighLevelGraph:

@@ -7,13 +7,15 @@ annotations of the tasks that will be submitted.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from statistics import median
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from dask._task_spec import Alias
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.typing import Key
@@ -41,22 +43,23 @@ from dask_worker_pools.cluster import (
     warn_clients,
 )
 from dask_worker_pools.edges import Chunk, Edges
+from dask_worker_pools.errors import LostKeys
 from dask_worker_pools.fusion import Optimization, Tasks, fuse
 from dask_worker_pools.graph import (
     TaskGraph,
     as_high_level,
     layer_annotations,
-    marked,
     needed_by,
     read,
 )
 from dask_worker_pools.kinds import Kind, outputs_by_kind
 from dask_worker_pools.landing import add_landings
 from dask_worker_pools.lazy import Later
+from dask_worker_pools.marks import SOURCE, Mark, marked
 from dask_worker_pools.options import LinkCost, Missing, Options
 from dask_worker_pools.placement import Pools, place_numbered
 from dask_worker_pools.plan import Plan
-from dask_worker_pools.sizes import LayerSizes, layer_sizes, layer_weights
+from dask_worker_pools.sizes import LayerSizes, joined_sources, layer_sizes, layer_weights
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -64,6 +67,8 @@ if TYPE_CHECKING:
 
 #: Stands for the place of blocked tasks; no pool can have this name.
 NOWHERE = ""
+#: Between the names of pools: their tasks may run in any of them. No name can have it inside.
+ANY_OF = ","
 
 
 @dataclass(frozen=True)
@@ -90,23 +95,36 @@ class Pass:
         outputs = list(dict.fromkeys(flatten(keys)))
         planned = self.plan(graph, outputs)
         self.check(planned)
-        tasks, places = planned.tasks, planned.places()
+        tasks, places = planned.tasks, planned.places(again=self.clients is None)
         result = Tasks()
         kinds = outputs_by_kind(outputs, tasks.by_key)
         for kind, part in kinds.items():
             needed = needed_by(part, tasks.by_key) if len(kinds) > 1 else tasks.by_key
             user = self.optimizations.get(kind)
             result.update(fuse(graph, needed, places, part, kind, user))
+        check_complete(result, outputs, tasks.edges.outside)
+        if self.clients is None:
+            _without_aliases(result, outputs)
         layer = self.finish(result, planned)
-        name = f"pools-{uuid4().hex}"
+        name = self._layer_name(outputs, tasks)
         return HighLevelGraph({name: layer}, {name: set()})
+
+    def _layer_name(self, outputs: Sequence[Key], tasks: TaskGraph) -> str:
+        """A name for the layer of all tasks.
+
+        In this process what is made of the graph may look for the layer that held its output.
+        """
+        names = {tasks.by_key.layer_of.get(key) for key in outputs}
+        own = names.pop() if self.clients is None and len(names) == 1 else None
+        return own or f"pools-{uuid4().hex}"
 
     def plan(self, graph: HighLevelGraph, outputs: Sequence[Key]) -> Planned:
         """Read the tasks that the outputs need, and choose a pool for each."""
         tasks = read(graph, outputs, self.surrounding)
         scheduler = None if self.clients is None else find_scheduler(self.clients)
         cluster = Cluster.met(tasks, self.options, scheduler)
-        plan = make_plan(graph, tasks, self.options, cluster)
+        told = told_sizes(graph, tasks, needed=self.clients is None)
+        plan = make_plan(tasks, told, self.options, cluster)
         return Planned(graph, tasks, cluster, plan, scheduler)
 
     def check(self, planned: Planned) -> None:
@@ -127,9 +145,21 @@ class Pass:
             add_landings(result, planned.tasks.located())
         override = "resources" in self.surrounding
         again = self.clients is None
-        if again:
-            _keep_declared_sizes(result, planned.graph, planned.tasks)
-        return _write(result, planned.cluster.resources, planned.tasks, override, again)
+        layer = _write(result, planned.cluster.resources, planned.tasks, override, again)
+        return _marked(layer, planned.plan) if again else layer
+
+
+def check_complete(result: Tasks, outputs: Collection[Key], in_memory: Collection[Key]) -> None:
+    """See to it that all outputs are there, and all that their tasks need.
+
+    Raises
+    ------
+    LostKeys
+        Something is missing.
+    """
+    needed = set(outputs).union(*(task.dependencies for task in result.graph.values()))
+    if lost := needed.difference(result.graph, in_memory):
+        raise LostKeys(None, sorted(lost, key=str))
 
 
 @dataclass(frozen=True)
@@ -142,12 +172,17 @@ class Planned:
     plan: Plan
     scheduler: Scheduler | None
 
-    def places(self) -> dict[Key, str | None]:
+    def places(self, *, again: bool = False) -> dict[Key, str | None]:
         """Where each task runs.
 
-        Blocked tasks are in a place of their own: fused with others they would lose the mark.
+        Blocked tasks are in a place of their own: fused with others they would lose the mark. So
+        are those that may run in any of several pools, where they will be planned `again`.
         """
-        return {**self.plan.pools, **dict.fromkeys(self.tasks.blocked_keys(), NOWHERE)}
+        places = {**self.plan.pools, **dict.fromkeys(self.tasks.blocked_keys(), NOWHERE)}
+        if again:
+            allowed = self.tasks.allowed_by_key()
+            places |= {key: ANY_OF.join(pools) for key, pools in allowed.items()}
+        return places
 
 
 @dataclass(frozen=True)
@@ -194,9 +229,8 @@ def _check_missing(
         check_counted(plan, resources, tasks.annotations, scheduler)
 
 
-def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster: Cluster) -> Plan:
+def make_plan(tasks: TaskGraph, told: ToldSizes, options: Options, cluster: Cluster) -> Plan:
     """Choose a pool for every task of a graph."""
-    told = told_sizes(graph, tasks)
     link_cost = options.links(cluster.names, {*tasks.pools(), *cluster.capacity})
     pools = chosen_pools(tasks, told, link_cost, cluster.capacity, options.balance)
     first = len(tasks.edges.outside)
@@ -261,19 +295,43 @@ class ToldSizes:
         ]
 
 
-def told_sizes(graph: HighLevelGraph, tasks: TaskGraph) -> ToldSizes:
+def told_sizes(graph: HighLevelGraph, tasks: TaskGraph, *, needed: bool = False) -> ToldSizes:
     """Tell the bytes of each task's output, as far as they are known."""
-    if not tasks.pinned and not tasks.allowed:
+    if not tasks.pinned and not tasks.allowed and not needed:
         # Without a pin there is nothing to choose, and no size to know.
         return ToldSizes([None] * len(tasks.edges.counts), {}, False)
     names = {chunk.layer for chunk in tasks.edges.chunks}
     layers, weights = layer_sizes(graph, names), layer_weights(graph, names)
-    return ToldSizes(
+    told = ToldSizes(
         _by_number(layers, tasks.edges),
         {name: sizes.source for name, sizes in layers.items()},
         not any(sizes.known for sizes in layers.values()),
         _by_number(weights, tasks.edges) if weights else [],
     )
+    marks = {key: known for chunk in tasks.edges.chunks for key, (_, known) in chunk.marks.items()}
+    return _with_marks(told, marks, tasks) if marks else told
+
+
+def _with_marks(told: ToldSizes, marks: Mapping[Key, Annotations], tasks: TaskGraph) -> ToldSizes:
+    """Sizes with what tasks carry of their own: it was told where more was known of them."""
+    nbytes, weights = list(told.nbytes), list(told.weights)
+    weighed = any(WEIGHT_KEY in known for known in marks.values())
+    if weighed and not weights:
+        weights = [None] * len(nbytes)
+    sources: defaultdict[str, set[str]] = defaultdict(set)
+    for chunk in tasks.edges.chunks:
+        for number, key in zip(chunk.numbers, chunk.keys_in_order() if chunk.marks else ()):
+            if key in chunk.marks:
+                known = chunk.marks[key][1]
+                nbytes[number] = known.get(SIZE_KEY)
+                sources[chunk.layer].add(known.get(SOURCE, "unknown"))
+                if weights:
+                    weights[number] = known.get(WEIGHT_KEY)
+            else:
+                sources[chunk.layer].add(told.sources[chunk.layer])
+    joined = {name: joined_sources(parts) for name, parts in sources.items()}
+    counting = all(size is None for size in nbytes)
+    return ToldSizes(nbytes, {**told.sources, **joined}, counting, weights)
 
 
 def _by_number(layers: Mapping[str, LayerSizes], edges: Edges) -> list[float | None]:
@@ -303,18 +361,6 @@ def _told_blocks(layer: LayerSizes, chunk: Chunk) -> list[float | None] | None:
     return layer.of_blocks(name, chunk.blocks)
 
 
-def _keep_declared_sizes(result: Tasks, graph: HighLevelGraph, tasks: TaskGraph) -> None:
-    """Annotate tasks with the sizes that were declared for them: they will be planned again."""
-    for name, layer in graph.layers.items():
-        said = layer.annotations or {}
-        declared = {key: said[key] for key in (SIZE_KEY, WEIGHT_KEY) if said.get(key) is not None}
-        if not declared:
-            continue
-        for key, own in annotations_by_key(declared, tasks.by_key.keys.get(name, ())):
-            if key in result.graph:
-                result.annotations[key] = {**result.annotations.get(key, {}), **own}
-
-
 def _write(
     result: Tasks, resources: Mapping[str, str], tasks: TaskGraph, override: bool, again: bool
 ) -> MaterializedLayer:
@@ -327,23 +373,75 @@ def _write(
     pools = set(result.pools.values())
     plain = {pool: _own_annotations({}, pool, resources, again, override) for pool in pools}
     written = {key: plain[pool] for key, pool in result.pools.items() if plain[pool]}
-    pins = tasks.pins if again else {}
+    pins = tasks.users_pins() if again else ()
     for key in {*result.annotations, *pins} & result.pools.keys():
         own, pool = result.annotations.get(key, {}), result.pools[key]
         written[key] = _own_annotations(own, pool, resources, again and key not in pins, override)
         if not written[key]:
             del written[key]
-    graph = result.graph
-    if again:
-        graph = graph | {key: marked(graph[key], own) for key, own in written.items()}
-    layer = MaterializedLayer(graph)
+    layer = MaterializedLayer(result.graph)
     layer.annotations = layer_annotations(result.graph.keys(), written)
     return layer
+
+
+def _without_aliases(result: Tasks, outputs: Collection[Key]) -> None:
+    """Call each output by one name, where others in the same place mean the same.
+
+    Dask leaves another name where it renames a fused task, for example. It costs Dask nothing, but
+    to be marked it would have to become a task.
+    """
+    graph, pools, said = result.graph, result.pools, result.annotations
+    users = Counter(chain.from_iterable(task.dependencies for task in graph.values()))
+    users.update(outputs)
+    wanted = set(outputs)
+    other_names: dict[Key, Key] = {}
+    for key in [key for key, task in graph.items() if isinstance(task, Alias)]:
+        while isinstance(alias := graph.get(key), Alias) and (target := alias.target) in graph:
+            if pools[target] != pools[key] or said.get(target) != said.get(key):
+                break
+            if users[target] > 1:
+                if key not in wanted:
+                    other_names[key] = target
+                break
+            only = graph.pop(target)
+            del pools[target]
+            renamed = Alias(key, only.target) if isinstance(only, Alias) else None
+            graph[key] = renamed or only.substitute({}, key=key)
+    for key, target in other_names.items():
+        while target in other_names:
+            target = other_names[target]
+        other_names[key] = target
+        del graph[key], pools[key]
+    for key, task in graph.items():
+        if not other_names.keys().isdisjoint(task.dependencies):
+            graph[key] = task.substitute(other_names)
+
+
+def _marked(layer: MaterializedLayer, plan: Plan) -> MaterializedLayer:
+    """The layer with tasks that carry what is known of them, for when they are planned again."""
+    sizes = {key: (size, plan.sources[plan.layer_of[key]]) for key, size in plan.sizes.items()}
+    alike: dict[Any, Annotations] = {}  # equal ones are one object, to save memory
+
+    def known_of(key: Key) -> Annotations:
+        size, source = sizes.get(key, (None, None))
+        weight = plan.weights.get(key)
+        told = {SIZE_KEY: size, SOURCE: source, WEIGHT_KEY: weight}
+        known = {name: value for name, value in told.items() if value is not None}
+        return alike.setdefault((size, source, weight), known)
+
+    said = dict(annotations_by_key(layer.annotations, layer))
+    marks: dict[Key, Mark] = {key: (said.get(key, {}), known_of(key)) for key in layer}
+    carrying = MaterializedLayer({key: marked(task, marks[key]) for key, task in layer.items()})
+    carrying.annotations = layer.annotations
+    return carrying
 
 
 def _own_annotations(
     own: Annotations, pool: str | None, resources: Mapping[str, str], planned: bool, override: bool
 ) -> Annotations:
+    if pool and ANY_OF in pool:
+        own = without_surrounding_pool(own, blocked=False)
+        return {**own, POOL_KEY: tuple(pool.split(ANY_OF))}
     if pool:
         return with_pool(own, resources[pool], planned)
     blocked = pool == NOWHERE

@@ -15,7 +15,7 @@ where a block repeats one of them without storing it again (``da.ones`` before a
 it).
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from math import isfinite, isnan
@@ -37,6 +37,7 @@ __all__ = [
     "DeclaredSizeError",
     "LayerSizes",
     "SizeEstimates",
+    "joined_sources",
     "layer_sizes",
     "layer_weights",
     "output_sizes",
@@ -341,8 +342,19 @@ def _summed(
     alike = {grid.uniform for grid in grids} | set(listed.values())
     uniform = alike.pop() if known == count and len(alike) == 1 else None
     told = sources - {"unknown"} if known == count else sources | {"unknown"}
-    source = "+".join(sorted(told, key=TRUST.index)) or "unknown"
-    return LayerSizes(count, known, total, uniform, source, grids, listed)
+    return LayerSizes(count, known, total, uniform, joined_sources(told), grids, listed)
+
+
+def joined_sources(sources: Iterable[str]) -> str:
+    """Say in how many ways sizes are known, the most trusted first.
+
+    Examples
+    --------
+    >>> joined_sources({"unknown", "chunks+derived", "declared"})
+    'declared+chunks+derived+unknown'
+    """
+    told = {part for source in sources for part in source.split("+")}
+    return "+".join(sorted(told, key=TRUST.index)) or "unknown"
 
 
 def _parse(layer: str, value: object) -> float:
