@@ -194,12 +194,11 @@ class _Reader:
     def _block_inputs(self, layer: Blockwise, axes: Sequence[Numbers], blocks: int) -> Numbers:
         """Slots of the inputs of each block, one row a block."""
         axis_of = dict(zip(layer.output_indices, axes))
-        columns = [np.empty((blocks, 0), np.int64)]
+        single = self.slots.want_keys(_single_keys(layer))
+        columns = [np.broadcast_to(single, (blocks, len(single)))]
         seen = set()  # an argument without indices need not be hashable
         for argument, indices in layer.indices:
-            if isinstance(argument, TaskRef):
-                columns.append(np.broadcast_to(self.slots.want_keys([argument.key]), (blocks, 1)))
-            elif indices is None or (argument, indices) in seen:
+            if indices is None or (argument, indices) in seen:
                 continue
             elif argument not in layer.io_deps:
                 seen.add((argument, indices))
@@ -351,8 +350,7 @@ def _arithmetic(layer: Blockwise, grids: Collection[Hashable]) -> bool:
     if any(dependency.produces_keys for dependency in layer.io_deps.values()):
         return False
     return all(
-        isinstance(argument, TaskRef)
-        or indices is None
+        indices is None
         or argument in layer.io_deps
         or argument in grids
         for argument, indices in layer.indices
@@ -361,10 +359,21 @@ def _arithmetic(layer: Blockwise, grids: Collection[Hashable]) -> bool:
 
 def _culled(layer: Blockwise, keys: set[Key]) -> Mapping[Key, Collection[Key]]:
     """The inputs of some blocks, as Dask tells them."""
-    # Older versions of Dask see single keys among the arguments only if they are told them.
-    single = {argument.key for argument, _ in layer.indices if isinstance(argument, TaskRef)}
-    edges: Mapping[Key, Collection[Key]] = layer.cull(keys, single)[1]
-    return edges
+    single = set(_single_keys(layer))
+    edges: Mapping[Key, set[Key]] = layer.cull(keys, ())[1]
+    return {key: inputs | single for key, inputs in edges.items()}
+
+
+def _single_keys(layer: Blockwise) -> list[Key]:
+    """The keys among the arguments of all blocks, also in lists. Dask sees only bare ones."""
+    constants = [argument for argument, indices in layer.indices if indices is None]
+    return list(dict.fromkeys(chain.from_iterable(map(_keys_in, constants))))
+
+
+def _keys_in(argument: object) -> Collection[Key]:
+    if isinstance(argument, TaskRef):
+        return (argument.key,)
+    return argument.dependencies if isinstance(argument, GraphNode) else ()
 
 
 def _written(

@@ -13,6 +13,8 @@ from functools import wraps
 from pkgutil import resolve_name
 from typing import Any
 
+from dask_worker_pools import clones
+
 Method = Callable[..., Any]
 
 
@@ -48,8 +50,13 @@ class Patch:
         setattr(resolve_name(self.owner), self.method, replaced)
 
 
+_CLONE = ("self", "keys", "seed", "bind_to")
+
 #: All methods that are replaced.
-PATCHES: tuple[Patch, ...] = ()
+PATCHES: tuple[Patch, ...] = (
+    Patch("dask.highlevelgraph:Layer", "clone", _CLONE, clones.clone),
+    Patch("dask.blockwise:Blockwise", "clone", _CLONE, clones.clone),
+)
 
 
 def install() -> None:

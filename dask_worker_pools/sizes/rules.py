@@ -311,6 +311,10 @@ def _cast(*args: Any, typ: Any) -> Any:
     return typ(args)
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 def _depends_on_values(*_: Any, **__: Any) -> Any:
     raise Unknown("the size depends on the values")
 
@@ -387,6 +391,7 @@ RULES: dict[str, Callable[..., Any]] = {
     f"{_CORE}.concatenate_axes": _concatenate_axes,
     f"{_CORE}.concatenate_shaped": _concatenate_shaped,
     "dask._task_spec._identity_cast": _cast,
+    **dict.fromkeys(("toolz.functoolz.identity", "dask._expr.ProhibitReuse._identity"), _same),
     **dict.fromkeys(
         (
             *(f"_operator.{name}" for name in ("add", "sub", "mul", "pow", "mod", "floordiv")),
