@@ -350,9 +350,7 @@ def _arithmetic(layer: Blockwise, grids: Collection[Hashable]) -> bool:
     if any(dependency.produces_keys for dependency in layer.io_deps.values()):
         return False
     return all(
-        indices is None
-        or argument in layer.io_deps
-        or argument in grids
+        indices is None or argument in layer.io_deps or argument in grids
         for argument, indices in layer.indices
     )
 

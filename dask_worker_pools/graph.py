@@ -33,6 +33,7 @@ from dask_worker_pools.annotations import (
 from dask_worker_pools.edges import Chunk, Edges
 from dask_worker_pools.errors import ConflictingPools
 from dask_worker_pools.lazy import once
+from dask_worker_pools.slots import name_of
 
 Dependencies = dict[Key, Set[Key]]
 
@@ -227,19 +228,26 @@ def read(
     chunks_of: defaultdict[str, list[Chunk]] = defaultdict(list)
     for chunk in tasks.edges.chunks:
         chunks_of[chunk.layer].append(chunk)
+    owners = {getattr(layer, "output", name): name for name, layer in graph.layers.items()}
     for name, layer in graph.layers.items():
-        _read_layer(name, layer, chunks_of[name], tasks)
+        _read_layer(name, layer, chunks_of[name], owners, tasks)
     _settle(tasks)
     if surrounding:
         _apply_surrounding(surrounding, tasks)
     return tasks
 
 
-def _read_layer(name: str, layer: Layer, chunks: Collection[Chunk], tasks: TaskGraph) -> None:
+def _read_layer(
+    name: str,
+    layer: Layer,
+    chunks: Collection[Chunk],
+    owners: Mapping[Hashable, str],
+    tasks: TaskGraph,
+) -> None:
     # Sizes are read elsewhere, and may differ from task to task where nothing else does.
     marks = {key: said for chunk in chunks for key, (said, _) in chunk.marks.items() if said}
     spoken = {n: v for n, v in (layer.annotations or {}).items() if n not in (SIZE_KEY, WEIGHT_KEY)}
-    numbers = _held_numbers(name, layer, chunks, tasks) if spoken else ()
+    numbers = _held_numbers(name, layer, chunks, owners, tasks) if spoken else ()
     if not marks and not any(map(callable, spoken.values())):
         if numbers:
             _note(spoken, numbers, name, tasks)
@@ -256,25 +264,42 @@ def _read_layer(name: str, layer: Layer, chunks: Collection[Chunk], tasks: TaskG
 
 
 def _held_numbers(
-    name: str, layer: Layer, chunks: Collection[Chunk], tasks: TaskGraph
+    name: str,
+    layer: Layer,
+    chunks: Collection[Chunk],
+    owners: Mapping[Hashable, str],
+    tasks: TaskGraph,
 ) -> Collection[int]:
     """The needed tasks for which an annotated layer speaks: those read from it, and its own.
 
     Dask repeats tasks in layers of other collections, which say nothing of them, or something of
-    their own: what the collection's own layer said holds.
+    their own: what the collection's own layer said holds. `owners` are these layers, by the names
+    of collections.
     """
-    symbolic = isinstance(layer, Blockwise) and not layer.is_materialized()
     output = layer.output if isinstance(layer, Blockwise) else name
     elsewhere = [
         number
         for chunk in tasks.edges.chunks
         if chunk.layer != name
         for number, key in chunk.numbers_of(output)
-        if symbolic or key in layer
+        if _holds(layer, key)
     ]
+    foreign = {one for chunk in chunks for one in chunk.names if owners.get(one, name) != name}
+    if foreign:
+        return elsewhere + [
+            number
+            for chunk in chunks
+            for number, key in zip(chunk.numbers, chunk.keys_in_order())
+            if name_of(key) not in foreign or not _holds(tasks.layers[owners[name_of(key)]], key)
+        ]
     if len(chunks) == 1 and not elsewhere:
         return next(iter(chunks)).numbers
     return [number for chunk in chunks for number in chunk.numbers] + elsewhere
+
+
+def _holds(layer: Layer, key: Key) -> bool:
+    """Whether a layer has a task with a key of its collection; no symbolic one is written out."""
+    return (isinstance(layer, Blockwise) and not layer.is_materialized()) or key in layer
 
 
 def _note(own: Annotations, numbers: Collection[int], layer: str, tasks: TaskGraph) -> None:

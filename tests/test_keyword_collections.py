@@ -72,7 +72,14 @@ BUILDS: dict[str, Build] = {
     ),
     "blockwise": lambda x, w: da.blockwise(add, "i", x, "i", k=w, dtype=float),
     "blockwise of two": lambda x, w: da.blockwise(
-        lambda a, b, k=None: add(a + b, k=k), "i", x, "i", w.rechunk(x.chunks), "i", k=w, dtype=float
+        lambda a, b, k=None: add(a + b, k=k),
+        "i",
+        x,
+        "i",
+        w.rechunk(x.chunks),
+        "i",
+        k=w,
+        dtype=float,
     ),
     "quantile": lambda x, w: da.quantile(x.rechunk(-1), 0.75, weights=w, method="inverted_cdf"),
     "apply_along_axis": lambda x, w: da.apply_along_axis(add, 0, x, k=w, dtype=float, shape=(12,)),
