@@ -83,7 +83,7 @@ class Pass:
 
         Raises
         ------
-        ConflictingPools, NoSuchPool, NoSuchWorker, AmbiguousPool, PeerToPeerInPool
+        ConflictingPools, NoSuchPool, NoSuchWorker, AmbiguousPool, PeerToPeerInPool, UnknownPools
             The pools cannot be honoured. Nothing has been submitted.
         """
         graph = as_high_level(graph)
@@ -112,6 +112,8 @@ class Pass:
     def check(self, planned: Planned) -> None:
         """See to it that there are workers for the pools of a plan."""
         if planned.scheduler is not None:
+            if self.options.missing == "error":  # others may still come
+                self.options.check_links(planned.cluster.names, planned.known_pools())
             _check_missing(
                 planned.plan,
                 planned.cluster.resources,
@@ -141,6 +143,10 @@ class Planned:
     cluster: Cluster
     plan: Plan
     scheduler: Scheduler | None
+
+    def known_pools(self) -> set[str]:
+        """All pools that the tasks name or the cluster has."""
+        return {*self.tasks.pools(), *self.cluster.capacity}
 
     def places(self) -> dict[Key, str | None]:
         """Where each task runs.
@@ -197,7 +203,7 @@ def _check_missing(
 def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster: Cluster) -> Plan:
     """Choose a pool for every task of a graph."""
     told = told_sizes(graph, tasks)
-    link_cost = options.links(cluster.names, {*tasks.pools(), *cluster.capacity})
+    link_cost = options.links(cluster.names)
     pools = chosen_pools(tasks, told, link_cost, cluster.capacity, options.balance)
     first = len(tasks.edges.outside)
     return Plan(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import cloudpickle
@@ -22,10 +22,11 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key
 
 from dask_worker_pools.cluster import TASK_BASED, client_ids
+from dask_worker_pools.errors import InvalidType
 from dask_worker_pools.fusion import Optimization
 from dask_worker_pools.kinds import Kind
 from dask_worker_pools.optimize import Pass
-from dask_worker_pools.options import LinkCost, Missing, Options
+from dask_worker_pools.options import UNSAID, LinkCosts, Missing, Options, Unsaid, only_said
 from dask_worker_pools.travel import ByValue
 
 #: The configuration keys under which Dask looks for an optimisation.
@@ -70,14 +71,19 @@ class propagate_pools:
         least. 0 asks for the least traffic alone, whatever the load.
     link_cost : mapping or callable, optional
         What a byte costs from one pool to another, in any unit: ``{("eu", "us"): 0.02}``, where
-        pairs that are not named cost 1, or a function of the two names.
+        pairs that are not named cost 1, or a function of the two names. Names are compared with the
+        cluster's pools where there is a cluster, unless `missing` lets tasks wait.
 
     Raises
     ------
-    ValueError
+    InvalidValue
         `missing` is none of these, or `balance` or a cost is negative or not finite.
-    TypeError
+    InvalidType
         `link_cost` is neither, or an optimisation of your own is no function.
+
+    Notes
+    -----
+    Inside another `propagate_pools`, options that are not said are those of the outer one.
 
     Examples
     --------
@@ -93,11 +99,12 @@ class propagate_pools:
     def __init__(
         self,
         *,
-        missing: Missing = "error",
-        balance: float = 0.01,
-        link_cost: Mapping[tuple[str, str], float] | LinkCost | None = None,
+        missing: Missing | Unsaid = UNSAID,
+        balance: float | Unsaid = UNSAID,
+        link_cost: LinkCosts | Unsaid = UNSAID,
     ) -> None:
-        self.options = Options(missing=missing, balance=balance, link_cost=link_cost)
+        self._said = only_said(missing=missing, balance=balance, link_cost=link_cost)
+        self.options = Options(**self._said)
         self.optimizations: dict[Kind, Optimization] = {}
         self._config: dask.config.set | None = None
         self._depth = 0  # blocks entered and not left: the same object may be entered again
@@ -122,6 +129,7 @@ class propagate_pools:
         return f"propagate_pools({options})"
 
     def _turn_on(self) -> None:
+        self.options = replace(current_options(), **self._said)
         found = {key: dask.config.get(key, None) for key in CONFIG}
         if all(isinstance(value, Hook) for value in found.values()):
             self.optimizations = _on[-1].optimizations if _on else {}
@@ -156,7 +164,8 @@ def _optimizations(found: Mapping[str, Any]) -> dict[Kind, Optimization]:
         if isinstance(value, Hook):
             chosen |= {kind: inherited[kind]} if kind in inherited else {}
         elif value and not callable(value):
-            raise TypeError(f"dask.config {key!r} is {value!r}, which is no function of a graph.")
+            problem = f"dask.config {key!r} is {value!r}, which is no function of a graph."
+            raise InvalidType(key, value, problem)
         elif value:
             chosen[kind] = value
         elif kind == "bag" and key in dask.config.config:
@@ -201,15 +210,26 @@ def pass_from(said: bytes) -> Pass:
     return Pass(Options(**options), *rest)
 
 
-def _current_pass(clients: frozenset[str] | None) -> Pass:
-    """The pass as this thread asked for it, or else as any other did."""
+def current_options() -> Options:
+    """The options that are on here and now; those that hold where nothing is said, if none are."""
+    now = _current()
+    return Options() if now is None else now.options
+
+
+def _current() -> propagate_pools | None:
+    """What this thread turned on last, or else what any other did."""
     with _lock:
         own = [one for one in _own.get() if one in _on]
-        active = (own or _on)[-1:]
+        return next(iter((own or _on)[-1:]), None)
+
+
+def _current_pass(clients: frozenset[str] | None) -> Pass:
+    """The pass as this thread asked for it, or else as any other did."""
     surrounding = dask.get_annotations()
-    if not active:  # built inside the block, used after it
+    now = _current()
+    if now is None:  # built inside the block, used after it
         return Pass(surrounding=surrounding, clients=clients)
-    return Pass(active[0].options, active[0].optimizations, surrounding, clients)
+    return Pass(now.options, now.optimizations, surrounding, clients)
 
 
 def is_on() -> bool:
