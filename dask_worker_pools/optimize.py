@@ -54,6 +54,7 @@ from dask_worker_pools.kinds import Kind, outputs_by_kind
 from dask_worker_pools.landing import add_landings
 from dask_worker_pools.lazy import Later
 from dask_worker_pools.options import LinkCost, Missing, Options
+from dask_worker_pools.own import Brought, brought_along, optimize_by
 from dask_worker_pools.placement import Pools, place_numbered
 from dask_worker_pools.plan import Plan
 from dask_worker_pools.sizes import LayerSizes, layer_sizes, layer_weights
@@ -77,6 +78,8 @@ class Pass:
     surrounding: Annotations = field(default_factory=dict)
     #: who sends the graph to a cluster; None = it stays in this process
     clients: frozenset[str] | None = None
+    #: what each of the collections brings along, in their order; () if none brings anything
+    own: Brought = ()
 
     def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> HighLevelGraph:
         """Return the tasks to run, in one layer with annotations for each.
@@ -92,11 +95,17 @@ class Pass:
         self.check(planned)
         tasks, places = planned.tasks, planned.places()
         result = Tasks()
-        kinds = outputs_by_kind(outputs, tasks.by_key)
+        own = brought_along(self.own, keys)
+        by_own = {key for _, keyed in own for key in keyed}
+        kinds = outputs_by_kind([key for key in outputs if key not in by_own], tasks.by_key)
+        single = len(kinds) + len(own) == 1
         for kind, part in kinds.items():
-            needed = needed_by(part, tasks.by_key) if len(kinds) > 1 else tasks.by_key
+            needed = tasks.by_key if single else needed_by(part, tasks.by_key)
             user = self.optimizations.get(kind)
             result.update(fuse(graph, needed, places, part, kind, user))
+        for function, keyed in own:
+            needed = tasks.by_key if single else needed_by(keyed, tasks.by_key)
+            result.update(optimize_by(function, graph, needed, places, keyed))
         layer = self.finish(result, planned)
         name = f"pools-{uuid4().hex}"
         return HighLevelGraph({name: layer}, {name: set()})

@@ -10,7 +10,7 @@ need this package.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import fields, replace
 from typing import Any
@@ -27,6 +27,7 @@ from dask_worker_pools.fusion import Optimization
 from dask_worker_pools.kinds import Kind
 from dask_worker_pools.optimize import Pass
 from dask_worker_pools.options import UNSAID, LinkCosts, Missing, Options, Unsaid, only_said
+from dask_worker_pools.own import Brought
 from dask_worker_pools.travel import ByValue
 
 #: The configuration keys under which Dask looks for an optimisation.
@@ -176,18 +177,23 @@ def _optimizations(found: Mapping[str, Any]) -> dict[Kind, Optimization]:
 class Hook:
     """Stands in Dask's configuration and becomes a `Pass` where and when it is used.
 
-    All hooks are equal, which is how Dask knows that collections may be optimised together.
+    Hooks are equal unless they hold other optimisations, which is how Dask knows that collections
+    may be optimised together.
     """
+
+    def __init__(self, own: Brought = ()) -> None:
+        #: what each of the collections brings along, in their order; () if none brings anything
+        self.own = own if any(own) else ()
 
     def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> HighLevelGraph:
         """Run the pass in this process."""
-        return _current_pass(None)(graph, keys, **kwargs)
+        return _current_pass(None, self.own)(graph, keys, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ByValue(pass_from), (asked(),)
+        return ByValue(pass_from), (asked(self.own),)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Hook)
+        return isinstance(other, Hook) and self.own == other.own
 
     def __hash__(self) -> int:
         return hash(Hook)
@@ -196,11 +202,26 @@ class Hook:
         return "<propagate_pools>"
 
 
-def asked() -> bytes:
+def hooked(original: Callable[..., Any], collection: Any, optimize_graph: bool = True) -> Any:
+    """The graph of a collection, for Dask, with a hook also where it brings its own optimisation.
+
+    Goes around `HLGExpr.from_collection`.
+    """
+    expr = original(collection, optimize_graph=optimize_graph)
+    found = expr.low_level_optimizer
+    if not is_on() or not optimize_graph or isinstance(found, Hook):
+        return expr
+    dsk, _, *rest = expr.operands
+    return type(expr)(dsk, Hook((found or dont_optimize,)), *rest)
+
+
+def asked(own: Brought = ()) -> bytes:
     """The pass that is asked for here and now, for `pass_from` in the scheduler."""
-    now = _current_pass(client_ids())
+    now = _current_pass(client_ids(), own)
     options = {f.name: getattr(now.options, f.name) for f in fields(Options)}
-    said: bytes = cloudpickle.dumps((options, now.optimizations, now.surrounding, now.clients))
+    said: bytes = cloudpickle.dumps(
+        (options, now.optimizations, now.surrounding, now.clients, now.own)
+    )
     return said
 
 
@@ -223,13 +244,13 @@ def _current() -> propagate_pools | None:
         return next(iter((own or _on)[-1:]), None)
 
 
-def _current_pass(clients: frozenset[str] | None) -> Pass:
+def _current_pass(clients: frozenset[str] | None, own: Brought) -> Pass:
     """The pass as this thread asked for it, or else as any other did."""
     surrounding = dask.get_annotations()
     now = _current()
     if now is None:  # built inside the block, used after it
-        return Pass(surrounding=surrounding, clients=clients)
-    return Pass(now.options, now.optimizations, surrounding, clients)
+        return Pass(surrounding=surrounding, clients=clients, own=own)
+    return Pass(now.options, now.optimizations, surrounding, clients, own)
 
 
 def is_on() -> bool:
