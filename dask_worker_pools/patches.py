@@ -15,7 +15,7 @@ from typing import Any
 
 from dask_worker_pools.expr.ignored import warn_if_ignored
 from dask_worker_pools.expr.sequence import as_graphs, as_one_group
-from dask_worker_pools.propagate import hooked
+from dask_worker_pools.propagate import grouped, hooked
 
 Method = Callable[..., Any]
 
@@ -59,6 +59,7 @@ def _function(found: Any) -> Any:
     return found.__func__ if isinstance(found, staticmethod) else found
 
 
+_GROUPBY = ("self", "grouper", "method", "npartitions", "blocksize", "max_branch", "shuffle")
 _TO_SCHEDULER = (
     "self",
     "expr",
@@ -79,6 +80,7 @@ PATCHES: tuple[Patch, ...] = (
     Patch("dask._expr:HLGExpr", "from_collection", ("collection", "optimize_graph"), hooked),
     Patch("dask._expr:_ExprSequence", "_simplify_down", ("self",), as_graphs),
     Patch("dask._expr:_HLGExprSequence", "_tune_down", ("self",), as_one_group),
+    Patch("dask.bag:Bag", "groupby", _GROUPBY, grouped),
     Patch("distributed:Client", "_graph_to_futures", _TO_SCHEDULER, warn_if_ignored),
 )
 

@@ -9,6 +9,7 @@ need this package.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -21,7 +22,7 @@ from dask.base import dont_optimize
 from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key
 
-from dask_worker_pools.cluster import TASK_BASED, client_ids
+from dask_worker_pools.cluster import TASK_BASED, client_ids, has_client
 from dask_worker_pools.errors import InvalidType
 from dask_worker_pools.fusion import Optimization
 from dask_worker_pools.kinds import Kind
@@ -36,6 +37,8 @@ CONFIG: dict[str, Kind] = {
     "bag_optimize": "bag",
     "delayed_optimize": "delayed",
 }
+
+SHUFFLE = TASK_BASED["DataFrameShuffleSpec"]
 
 _lock = threading.RLock()
 
@@ -107,6 +110,7 @@ class propagate_pools:
         self._said = only_said(missing=missing, balance=balance, link_cost=link_cost)
         self.options = Options(**self._said)
         self.optimizations: dict[Kind, Optimization] = {}
+        self.shuffle: str | None = None  # the method of shuffling that was configured before
         self._config: dask.config.set | None = None
         self._depth = 0  # blocks entered and not left: the same object may be entered again
         with _lock:
@@ -134,8 +138,10 @@ class propagate_pools:
         found = {key: dask.config.get(key, None) for key in CONFIG}
         if all(isinstance(value, Hook) for value in found.values()):
             self.optimizations = _on[-1].optimizations if _on else {}
+            self.shuffle = _on[-1].shuffle if _on else None
         else:
             self.optimizations = _optimizations(found)
+            self.shuffle = _on[-1].shuffle if _on else dask.config.get(SHUFFLE, None)
             hooks = dict.fromkeys(CONFIG, Hook())
             by_tasks = dict.fromkeys(TASK_BASED.values(), "tasks")
             self._config = dask.config.set({**hooks, **by_tasks})
@@ -213,6 +219,22 @@ def hooked(original: Callable[..., Any], collection: Any, optimize_graph: bool =
         return expr
     dsk, _, *rest = expr.operands
     return type(expr)(dsk, Hook((found or dont_optimize,)), *rest)
+
+
+def grouped(original: Callable[..., Any], bag: Any, *args: Any, **kwargs: Any) -> Any:
+    """Group a bag by way of the disk where Dask would.
+
+    Goes around `Bag.groupby`, which reads the method of shuffling that dataframes have to use in
+    pools. Where there is no cluster there are no pools, and only the disk takes a field's name, or
+    a number of partitions, to group by.
+    """
+    said = inspect.signature(original).bind(bag, *args, **kwargs)
+    now = _current()
+    untouched = dask.config.get(SHUFFLE, None) == "tasks"
+    if now and untouched and said.arguments.get("shuffle") is None and not has_client():
+        before = now.shuffle or "disk"
+        said.arguments["shuffle"] = "tasks" if before == "p2p" else before
+    return original(*said.args, **said.kwargs)
 
 
 def asked(own: Brought = ()) -> bytes:
