@@ -12,12 +12,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ContextDecorator
 from contextvars import ContextVar
-from math import isfinite
 from typing import Any, cast
 
 import dask
 from dask.typing import Key
-from dask.utils import parse_bytes
+
+from dask_worker_pools.amounts import size_in_bytes
+from dask_worker_pools.pool_error import InvalidType, InvalidValue
 
 PREFIX = "pool-"
 
@@ -69,9 +70,9 @@ def pool(*names: str | None, nbytes: float | str | None = None) -> _PoolContext:
 
     Raises
     ------
-    TypeError
+    InvalidType
         There is no name, or a name is neither a string nor None.
-    ValueError
+    InvalidValue
         A name is empty, already starts with ``pool-``, or cannot be written as a resource; None
         stands beside other names; `nbytes` is no size.
 
@@ -86,11 +87,13 @@ def pool(*names: str | None, nbytes: float | str | None = None) -> _PoolContext:
     """
     said: dict[str, Any] = {} if nbytes is None else {SIZE_KEY: check_nbytes(nbytes)}
     if not names:
-        raise TypeError("pool() needs the name of a pool, or None for no pool.")
-    if names == (None,):
-        return _PoolContext((), said)
-    if None in names:
-        raise ValueError(f"pool{names!r} names pools and None, which means no pool: say either.")
+        problem = "pool() needs the name of a pool, or None for no pool."
+        raise InvalidType("pool", names, problem)
+    if any(name is None for name in names):
+        if len(names) == 1:
+            return _PoolContext((), said)
+        problem = f"pool{names!r} names pools and None, which means no pool: say either."
+        raise InvalidValue("pool", names, problem)
     return _PoolContext(tuple(dict.fromkeys(map(check_pool_name, names))), said)
 
 
@@ -151,41 +154,50 @@ def _with_pool_by_key(
     return resources
 
 
-def check_nbytes(nbytes: float | str) -> float:
+def check_nbytes(nbytes: Any) -> float:
     """Return a declared size in bytes; say what is wrong with it otherwise."""
-    try:
-        size = float(parse_bytes(nbytes))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"nbytes={nbytes!r} is no size: say a number of bytes, or a string such as '2 GiB'."
-        ) from error
-    if not (isfinite(size) and size >= 0):
-        raise ValueError(f"nbytes={nbytes!r} is no size: say 0 bytes or more.")
+    size = size_in_bytes(nbytes)
+    if size is None:
+        raise InvalidValue(
+            "nbytes",
+            nbytes,
+            f"nbytes={nbytes!r} is no size: say a number of bytes, 0 or more, or a string such as "
+            "'2 GiB'.",
+        )
     return size
 
 
 def check_pool_name(name: object) -> str:
     """Return `name` if it can name a pool; say what is wrong with it otherwise."""
     if not isinstance(name, str):
-        raise TypeError(
+        raise InvalidType(
+            "pool",
+            name,
             f"A pool is named by a string, or None for no pool, but got {name!r} "
-            f"of type {type(name).__name__}."
+            f"of type {type(name).__name__}.",
         )
+    if problem := _problem_with(name):
+        raise InvalidValue("pool", name, problem)
+    return str(name)
+
+
+def _problem_with(name: str) -> str | None:
+    """Why a string cannot name a pool; None if it can."""
     if not name:
-        raise ValueError("A pool needs a name, but got ''. For 'no pool', say pool(None).")
+        return "A pool needs a name, but got ''. For 'no pool', say pool(None)."
     if normal_resource(name).startswith(PREFIX):
-        raise ValueError(
+        return (
             f"Pool {name!r} already starts with {name[: len(PREFIX)]!r}, which is added for you: "
             f"say {name[len(PREFIX) :]!r}."
         )
     if re.search(r"[\s,=]", name):
         suggestion = re.sub(r"[\s,=]+", "-", name).strip("-") or "my-pool"
-        raise ValueError(
+        return (
             f"Pool {name!r} contains white space, a comma or an equal sign, which "
             'dask worker --resources "pool-NAME=1" cannot carry. '
             f"Use for example {suggestion!r}."
         )
-    return name
+    return None
 
 
 def pools_in(annotations: Mapping[str, Any]) -> tuple[str, ...]:

@@ -43,6 +43,17 @@ def client_ids() -> frozenset[str]:
     return frozenset(client.id for client in list(getattr(Client, "_instances", ())))
 
 
+def has_client() -> bool:
+    """Whether what is computed here goes to a cluster, unless another scheduler is said."""
+    from distributed import default_client
+
+    try:
+        default_client()
+    except ValueError:
+        return False
+    return True
+
+
 def find_scheduler(clients: Collection[str]) -> Scheduler | None:
     """The scheduler that is optimising the graph that one of `clients` sent.
 

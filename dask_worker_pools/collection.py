@@ -14,11 +14,13 @@ from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key
 
+from dask_worker_pools.amounts import counts_by_pool
 from dask_worker_pools.annotations import (
     PREFIX,
     annotations_by_key,
     pools_in,
 )
+from dask_worker_pools.errors import InvalidType
 from dask_worker_pools.expr import graphs
 from dask_worker_pools.graph import TaskGraph, as_high_level, read
 from dask_worker_pools.optimize import (
@@ -28,9 +30,10 @@ from dask_worker_pools.optimize import (
     with_pool,
     without_surrounding_pool,
 )
-from dask_worker_pools.options import LinkCost, Options
+from dask_worker_pools.options import UNSAID, LinkCosts, Options, Unsaid, only_said
 from dask_worker_pools.parts import split_by_pool
 from dask_worker_pools.plan import Plan
+from dask_worker_pools.propagate import current_options
 
 T = TypeVar("T")
 
@@ -51,7 +54,7 @@ def get_pool(collection: Any) -> str | None:
 
     Raises
     ------
-    TypeError
+    InvalidType
         `collection` is no Dask collection, or none that can have pools.
 
     Examples
@@ -99,7 +102,7 @@ def propagate_pools_in_collection(collection: T) -> T:
 
     Raises
     ------
-    TypeError
+    InvalidType
         `collection` is no Dask collection, or none that can have pools.
     ConflictingPools
         A task is pinned to more than one pool.
@@ -117,7 +120,7 @@ def propagate_pools_in_collection(collection: T) -> T:
         return _propagate_in_expression(collection)
     graph = _graph_of(collection)
     tasks = read(graph, collection.__dask_keys__())  # type: ignore[attr-defined]
-    plan = _plan(graph, tasks, Options())
+    plan = _plan(graph, tasks, current_options())
     annotations = {key: tasks.annotations.get(key, {}) for key in tasks.dependencies}
     blocked = tasks.blocked_keys()
     for key, where in plan.pools.items():
@@ -150,8 +153,8 @@ def _rebuild(collection: T, graph: HighLevelGraph) -> T:
 
 def plan_pools(
     *collections: Any,
-    balance: float = 0.01,
-    link_cost: Mapping[tuple[str, str], float] | LinkCost | None = None,
+    balance: float | Unsaid = UNSAID,
+    link_cost: LinkCosts | Unsaid = UNSAID,
     capacity: Mapping[str, float] | None = None,
 ) -> Plan:
     """Plan pools as `propagate_pools` does, and return the plan instead of running it.
@@ -161,7 +164,7 @@ def plan_pools(
     *collections : dask collections, HighLevelGraphs, or containers of collections
         What would be computed at once.
     balance, link_cost
-        As for `propagate_pools`.
+        As for `propagate_pools`, whose options hold here too where it is on and these are not said.
     capacity : mapping of str to float, optional
         Threads of each pool, or workers: what load is shared by. `propagate_pools` asks the
         cluster; here every pool counts 1 unless it is named.
@@ -173,10 +176,15 @@ def plan_pools(
 
     Raises
     ------
-    TypeError
-        There is no collection among them, or one that cannot have pools.
+    InvalidType
+        There is no collection among them, or one that cannot have pools; or an option is of a wrong
+        type.
+    InvalidValue
+        An option makes no sense.
     ConflictingPools
         A task is pinned to more than one pool.
+    UnknownPools
+        The `link_cost` that is said here names pools that are not among those of the tasks.
 
     Examples
     --------
@@ -187,15 +195,18 @@ def plan_pools(
     >>> set(plan_pools(a + 1).pools.values())
     {'A'}
     """
+    options = replace(current_options(), **only_said(balance=balance, link_cost=link_cost))
+    counts = {} if capacity is None else counts_by_pool("capacity", capacity)
     given = [one for one in collections if isinstance(one, HighLevelGraph)]
     outputs = [key for graph in given for key in _last_keys(graph)]
     others = [one for one in collections if not isinstance(one, HighLevelGraph)]
     found, _ = unpack_collections(*others)
     for one in others:
         if not is_dask_collection(one) and not unpack_collections(one)[0]:
-            raise TypeError(_not_a_collection(one))
+            raise _not_a_collection(one)
     if not collections:
-        raise TypeError("No collections were given: say which ones to plan pools for.")
+        problem = "No collections were given: say which ones to plan pools for."
+        raise InvalidType("collections", collections, problem)
     expressions = [one for one in found if graphs.is_expression(one)]
     if expressions:
         graph, keys = graphs.graph_of(one.expr for one in expressions)
@@ -206,8 +217,10 @@ def plan_pools(
             given.append(_graph_of(collection))
             outputs += flatten(collection.__dask_keys__())
     graph = HighLevelGraph.merge(*given)
-    options = Options(balance=balance, link_cost=link_cost)
-    return _plan(graph, read(graph, outputs), options, capacity or {})
+    tasks = read(graph, outputs)
+    if link_cost is not UNSAID:
+        options.check_links({}, {*tasks.pools(), *counts})
+    return _plan(graph, tasks, options, counts)
 
 
 def _plan(
@@ -230,18 +243,22 @@ def _last_keys(graph: HighLevelGraph) -> Iterable[Key]:
 
 def _graph_of(collection: Any) -> HighLevelGraph:
     if not is_dask_collection(collection):
-        raise TypeError(_not_a_collection(collection))
+        raise _not_a_collection(collection)
     if isinstance(getattr(collection, "expr", None), Expr):
-        raise TypeError(
+        raise InvalidType(
+            "collection",
+            collection,
             f"This collection of type {type(collection).__module__}.{type(collection).__name__} is "
             "made of expressions that cannot have pools: only arrays, xarray objects, bags, "
-            "delayed objects and dask.dataframe collections can."
+            "delayed objects and dask.dataframe collections can.",
         )
     return as_high_level(collection.__dask_graph__())
 
 
-def _not_a_collection(thing: object) -> str:
-    return (
+def _not_a_collection(thing: object) -> InvalidType:
+    return InvalidType(
+        "collection",
+        thing,
         f"Expected a Dask collection (an array, an xarray object, a bag, a delayed object or a "
-        f"dask.dataframe), but got {thing!r} of type {type(thing).__name__}."
+        f"dask.dataframe), but got {thing!r} of type {type(thing).__name__}.",
     )

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
 
 from dask.typing import Key
 from dask.utils import key_split
 
+from dask_worker_pools.pool_error import InvalidType, InvalidValue, PoolError
 from dask_worker_pools.words import counted
 
+__all__ = [
+    "AmbiguousPool",
+    "ConflictingPools",
+    "InvalidType",
+    "InvalidValue",
+    "LostKeys",
+    "NoSuchPool",
+    "NoSuchWorker",
+    "PeerToPeerInPool",
+    "PoolError",
+    "PoolsIgnored",
+    "UnknownPools",
+    "UnknownTask",
+    "WorkersOutsidePool",
+]
 
-class PoolError(Exception):
-    """What this package raises when pools cannot be honoured.
 
-    Raised in the scheduler process as well as in the user's, so every subclass can be pickled:
-    it is built again from its fields.
-    """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, name) for name in self.fields)
-
-    #: names of the constructor's parameters, which are also attributes
-    fields: tuple[str, ...] = ()
+class PoolsIgnored(UserWarning):
+    """Something with a pool is computed outside of `propagate_pools`."""
 
 
 class NoSuchPool(PoolError, ValueError):

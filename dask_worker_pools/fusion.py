@@ -105,7 +105,7 @@ def fuse(
         The user's own optimisation ``user(graph, keys)``, which then takes the place of Dask's.
     """
     if user is not None:
-        return _fuse_by(user, graph, tasks, pools, outputs)
+        return fuse_by(user, graph, tasks, pools, outputs)
     fused = _fuse_layers(graph, tasks, pools, outputs) if kind == "array" else _as_is(tasks, pools)
     fused.graph = tasks.converted(fused.graph)
     if kind == "frame":  # fused as expressions, before they became tasks
@@ -388,7 +388,7 @@ def _inside(task: GraphNode) -> Collection[Key]:
 # --- the user's own optimisation
 
 
-def _fuse_by(
+def fuse_by(
     user: Optimization,
     graph: HighLevelGraph,
     tasks: KeyedTasks,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import logging
-from collections.abc import Mapping
-from numbers import Integral, Real
+import re
+from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any, Literal, NoReturn
 
 from distributed import LocalCluster
 from distributed.system import MEMORY_LIMIT
 
+from dask_worker_pools.amounts import amount, size_in_bytes
 from dask_worker_pools.annotations import PREFIX, check_pool_name, pool_of_resource
+from dask_worker_pools.errors import InvalidType, InvalidValue
 
 
 class LocalPoolCluster(LocalCluster):
@@ -58,8 +62,9 @@ class LocalPoolCluster(LocalCluster):
 
     Raises
     ------
-    TypeError, ValueError
-        Something is wrong with `pools`, `resources` or `threads_per_worker`. Nothing was started.
+    InvalidType, InvalidValue
+        Something is wrong with `pools`, `resources`, `threads_per_worker` or `memory_limit`.
+        Nothing was started.
 
     Examples
     --------
@@ -87,10 +92,14 @@ class LocalPoolCluster(LocalCluster):
         **kwargs: Any,
     ) -> None:
         wanted = _check_pools(pools)
-        self._resources = _check_resources(resources or {}, wanted)
-        _check_count("threads_per_worker", threads_per_worker, at_least=1)
-        if memory_limit == "auto":
+        self._resources = _check_resources({} if resources is None else resources, wanted)
+        threads_per_worker = _check_count("threads_per_worker", threads_per_worker, at_least=1)
+        if isinstance(memory_limit, str) and memory_limit == "auto":
             memory_limit = MEMORY_LIMIT // sum(wanted.values())
+        _check_memory(memory_limit)
+        if "n_workers" in kwargs:
+            problem = 'The number of workers is said pool by pool, for example {"A": 3, "B": 2}.'
+            raise InvalidType("n_workers", kwargs["n_workers"], problem)
         # Without a dashboard there still are HTTP routes (/health, /metrics): given no address,
         # those of the scheduler take port 8787 and warn if they cannot have it.
         scheduler = {"dashboard_address": _on_host(host, dashboard_address)}
@@ -148,7 +157,7 @@ class LocalPoolCluster(LocalCluster):
 
         Raises
         ------
-        TypeError
+        InvalidType
             `pools` is a number, which does not say in which pool to start or end workers.
 
         Examples
@@ -158,7 +167,7 @@ class LocalPoolCluster(LocalCluster):
         ...     cluster.pools
         {'A': 2, 'B': 1}
         """
-        if pools == 0:
+        if pools == 0 and pools is not False:
             # SpecCluster says this to end the workers when it closes.
             self.worker_spec.clear()
         else:
@@ -170,6 +179,12 @@ class LocalPoolCluster(LocalCluster):
 
     #: Notebooks offer buttons that scale by a number, unless this is False.
     _supports_scaling = False
+
+    def _repr_html_(self, cluster_status: Any = None) -> str:
+        # Dask writes names as they are. Those of workers begin with the pool's.
+        workers = list(self.scheduler_info["workers"].values())
+        names = {str(self.name), *(str(worker["name"]) for worker in workers)}
+        return _escaped(super()._repr_html_(cluster_status), names)
 
     def adapt(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: adaptive scaling counts workers, whatever their pool.
@@ -199,6 +214,14 @@ class LocalPoolCluster(LocalCluster):
         return {**self.new_spec, "options": {**self.new_spec["options"], "resources": offered}}
 
 
+def _escaped(shown: str, names: Iterable[str]) -> str:
+    """HTML with some names in it, which are written there as they are."""
+    odd = sorted((name for name in names if html.escape(name) != name), key=len, reverse=True)
+    if not odd:
+        return shown
+    return re.sub("|".join(map(re.escape, odd)), lambda found: html.escape(found[0]), shown)
+
+
 def _pool_of(worker: str) -> str:
     return worker.rpartition("-")[0]
 
@@ -213,58 +236,84 @@ def _on_host(host: str | None, address: str | int | None) -> str:
 
 def _check_pools(pools: object, at_least: int = 1) -> dict[str, int]:
     if not isinstance(pools, Mapping):
-        raise TypeError(
+        raise InvalidType(
+            "pools",
+            pools,
             "The number of workers is said pool by pool, for example "
-            f'{{"A": 3, "B": 2}}, but got {pools!r} of type {type(pools).__name__}.'
+            f'{{"A": 3, "B": 2}}, but got {pools!r} of type {type(pools).__name__}.',
         )
     if not pools:
-        raise ValueError('There are no workers without a pool: name one, for example {"A": 3}.')
+        problem = 'There are no workers without a pool: name one, for example {"A": 3}.'
+        raise InvalidValue("pools", pools, problem)
     return {_check_name(p): _check_count(f"pool {p!r}", n, at_least) for p, n in pools.items()}
 
 
 def _check_name(pool: object) -> str:
     if pool is None:
-        raise TypeError("Each worker of a LocalPoolCluster is in a pool, but a pool is None.")
+        problem = "Each worker of a LocalPoolCluster is in a pool, but a pool is None."
+        raise InvalidType("pools", pool, problem)
     return check_pool_name(pool)
 
 
 def _check_count(what: str, count: object, at_least: int) -> int:
     if not isinstance(count, Integral) or isinstance(count, bool):
-        raise TypeError(
-            f"{what} takes a whole number, but got {count!r} of type {type(count).__name__}."
+        raise InvalidType(
+            what,
+            count,
+            f"{what} takes a whole number, but got {count!r} of type {type(count).__name__}.",
         )
     if count < at_least:
-        raise ValueError(f"{what} takes a number of at least {at_least}, but got {count}.")
+        problem = f"{what} takes a number of at least {at_least}, but got {count}."
+        raise InvalidValue(what, count, problem)
     return int(count)
 
 
-def _check_resources(
-    resources: Mapping[str, Mapping[str, float]], pools: Mapping[str, int]
-) -> dict[str, dict[str, float]]:
+def _check_memory(limit: object) -> None:
+    if limit is not None and size_in_bytes(limit) is None:
+        raise InvalidValue(
+            "memory_limit",
+            limit,
+            f"memory_limit={limit!r} is no size: say a number of bytes, a fraction of this "
+            "machine's memory, a string such as '1 GiB', 'auto', or None for no limit.",
+        )
+
+
+def _check_resources(resources: object, pools: Mapping[str, int]) -> dict[str, dict[str, float]]:
     if not isinstance(resources, Mapping):
-        raise TypeError(
+        raise InvalidType(
+            "resources",
+            resources,
             f'resources are said pool by pool, for example {{"A": {{"GPU": 1}}}}, '
-            f"but got {resources!r} of type {type(resources).__name__}."
+            f"but got {resources!r} of type {type(resources).__name__}.",
         )
     if unknown := sorted(set(resources) - set(pools), key=str):
-        raise ValueError(f"resources name {unknown}, but the pools are {sorted(pools)}.")
+        problem = f"resources name {unknown}, but the pools are {sorted(pools)}."
+        raise InvalidValue("resources", unknown, problem)
     return {pool: _check_offered(pool, offered) for pool, offered in resources.items()}
 
 
-def _check_offered(pool: str, offered: Mapping[Any, Any]) -> dict[str, float]:
+def _check_offered(pool: str, offered: object) -> dict[str, float]:
     if not isinstance(offered, Mapping):
-        raise TypeError(
+        raise InvalidType(
+            "resources",
+            offered,
             f'resources of pool {pool!r} are named and counted, for example {{"GPU": 1}}, '
-            f"but got {offered!r} of type {type(offered).__name__}."
+            f"but got {offered!r} of type {type(offered).__name__}.",
         )
-    for name, amount in offered.items():
+    counts = {}
+    for name, count in offered.items():
         if not isinstance(name, str) or pool_of_resource(name) is not None:
-            raise ValueError(
+            raise InvalidValue(
+                "resources",
+                name,
                 f"{name!r} cannot be a resource of pool {pool!r}: a string is needed that does "
-                f"not start with {PREFIX!r}. Pools are the keys of the first argument."
+                f"not start with {PREFIX!r}. Pools are the keys of the first argument.",
             )
-        if isinstance(amount, bool) or not isinstance(amount, Real) or not float(amount) > 0:
-            raise ValueError(
-                f"Workers of pool {pool!r} need a positive amount of {name!r}, but got {amount!r}."
+        counts[name] = amount(count)
+        if not counts[name]:
+            raise InvalidValue(
+                "resources",
+                count,
+                f"Workers of pool {pool!r} need a positive amount of {name!r}, but got {count!r}.",
             )
-    return dict(offered)
+    return {name: count for name, count in counts.items() if count}

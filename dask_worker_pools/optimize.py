@@ -57,6 +57,7 @@ from dask_worker_pools.landing import add_landings
 from dask_worker_pools.lazy import Later
 from dask_worker_pools.marks import SOURCE, Mark, marked
 from dask_worker_pools.options import LinkCost, Missing, Options
+from dask_worker_pools.own import Brought, brought_along, optimize_by
 from dask_worker_pools.placement import Pools, place_numbered
 from dask_worker_pools.plan import Plan
 from dask_worker_pools.sizes import LayerSizes, joined_sources, layer_sizes, layer_weights
@@ -82,13 +83,15 @@ class Pass:
     surrounding: Annotations = field(default_factory=dict)
     #: who sends the graph to a cluster; None = it stays in this process
     clients: frozenset[str] | None = None
+    #: what each of the collections brings along, in their order; () if none brings anything
+    own: Brought = ()
 
     def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> HighLevelGraph:
         """Return the tasks to run, in one layer with annotations for each.
 
         Raises
         ------
-        ConflictingPools, NoSuchPool, NoSuchWorker, AmbiguousPool, PeerToPeerInPool
+        ConflictingPools, NoSuchPool, NoSuchWorker, AmbiguousPool, PeerToPeerInPool, UnknownPools
             The pools cannot be honoured. Nothing has been submitted.
         """
         graph = as_high_level(graph)
@@ -97,11 +100,17 @@ class Pass:
         self.check(planned)
         tasks, places = planned.tasks, planned.places(again=self.clients is None)
         result = Tasks()
-        kinds = outputs_by_kind(outputs, tasks.by_key)
+        own = brought_along(self.own, keys)
+        by_own = {key for _, keyed in own for key in keyed}
+        kinds = outputs_by_kind([key for key in outputs if key not in by_own], tasks.by_key)
+        single = len(kinds) + len(own) == 1
         for kind, part in kinds.items():
-            needed = needed_by(part, tasks.by_key) if len(kinds) > 1 else tasks.by_key
+            needed = tasks.by_key if single else needed_by(part, tasks.by_key)
             user = self.optimizations.get(kind)
             result.update(fuse(graph, needed, places, part, kind, user))
+        for function, keyed in own:
+            needed = tasks.by_key if single else needed_by(keyed, tasks.by_key)
+            result.update(optimize_by(function, graph, needed, places, keyed))
         check_complete(result, outputs, tasks.edges.outside)
         if self.clients is None:
             _without_aliases(result, outputs)
@@ -130,6 +139,8 @@ class Pass:
     def check(self, planned: Planned) -> None:
         """See to it that there are workers for the pools of a plan."""
         if planned.scheduler is not None:
+            if self.options.missing == "error":  # others may still come
+                self.options.check_links(planned.cluster.names, planned.known_pools())
             _check_missing(
                 planned.plan,
                 planned.cluster.resources,
@@ -171,6 +182,10 @@ class Planned:
     cluster: Cluster
     plan: Plan
     scheduler: Scheduler | None
+
+    def known_pools(self) -> set[str]:
+        """All pools that the tasks name or the cluster has."""
+        return {*self.tasks.pools(), *self.cluster.capacity}
 
     def places(self, *, again: bool = False) -> dict[Key, str | None]:
         """Where each task runs.
@@ -231,7 +246,7 @@ def _check_missing(
 
 def make_plan(tasks: TaskGraph, told: ToldSizes, options: Options, cluster: Cluster) -> Plan:
     """Choose a pool for every task of a graph."""
-    link_cost = options.links(cluster.names, {*tasks.pools(), *cluster.capacity})
+    link_cost = options.links(cluster.names)
     pools = chosen_pools(tasks, told, link_cost, cluster.capacity, options.balance)
     first = len(tasks.edges.outside)
     return Plan(

@@ -14,6 +14,9 @@ from pkgutil import resolve_name
 from typing import Any
 
 from dask_worker_pools import clones
+from dask_worker_pools.expr.ignored import warn_if_ignored
+from dask_worker_pools.expr.sequence import as_graphs, as_one_group
+from dask_worker_pools.propagate import grouped, hooked
 
 Method = Callable[..., Any]
 
@@ -30,7 +33,7 @@ class Patch:
     def original(self) -> Method | None:
         """The method as Dask wrote it; None if this version of Dask has another or none."""
         try:
-            found = vars(resolve_name(self.owner))[self.method]
+            found = _function(vars(resolve_name(self.owner))[self.method])
             method: Method = getattr(found, "__wrapped__", found)
             parameters = tuple(inspect.signature(method).parameters)
         except (AttributeError, ImportError, KeyError, TypeError, ValueError):
@@ -47,15 +50,42 @@ class Patch:
         def replaced(*args: Any, **kwargs: Any) -> Any:
             return around(method, *args, **kwargs)
 
-        setattr(resolve_name(self.owner), self.method, replaced)
+        owner = resolve_name(self.owner)
+        static = isinstance(vars(owner)[self.method], staticmethod)
+        setattr(owner, self.method, staticmethod(replaced) if static else replaced)
+
+
+def _function(found: Any) -> Any:
+    """The function behind what a class holds under the name of a method."""
+    return found.__func__ if isinstance(found, staticmethod) else found
 
 
 _CLONE = ("self", "keys", "seed", "bind_to")
+_GROUPBY = ("self", "grouper", "method", "npartitions", "blocksize", "max_branch", "shuffle")
+_TO_SCHEDULER = (
+    "self",
+    "expr",
+    "keys",
+    "span_metadata",
+    "workers",
+    "allow_other_workers",
+    "internal_priority",
+    "user_priority",
+    "resources",
+    "retries",
+    "fifo_timeout",
+    "actors",
+)
 
 #: All methods that are replaced.
 PATCHES: tuple[Patch, ...] = (
     Patch("dask.highlevelgraph:Layer", "clone", _CLONE, clones.clone),
     Patch("dask.blockwise:Blockwise", "clone", _CLONE, clones.clone),
+    Patch("dask._expr:HLGExpr", "from_collection", ("collection", "optimize_graph"), hooked),
+    Patch("dask._expr:_ExprSequence", "_simplify_down", ("self",), as_graphs),
+    Patch("dask._expr:_HLGExprSequence", "_tune_down", ("self",), as_one_group),
+    Patch("dask.bag:Bag", "groupby", _GROUPBY, grouped),
+    Patch("distributed:Client", "_graph_to_futures", _TO_SCHEDULER, warn_if_ignored),
 )
 
 

@@ -9,10 +9,11 @@ need this package.
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import cloudpickle
@@ -21,11 +22,13 @@ from dask.base import dont_optimize
 from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key
 
-from dask_worker_pools.cluster import TASK_BASED, client_ids
+from dask_worker_pools.cluster import TASK_BASED, client_ids, has_client
+from dask_worker_pools.errors import InvalidType
 from dask_worker_pools.fusion import Optimization
 from dask_worker_pools.kinds import Kind
 from dask_worker_pools.optimize import Pass
-from dask_worker_pools.options import LinkCost, Missing, Options
+from dask_worker_pools.options import UNSAID, LinkCosts, Missing, Options, Unsaid, only_said
+from dask_worker_pools.own import Brought
 from dask_worker_pools.travel import ByValue
 
 #: The configuration keys under which Dask looks for an optimisation.
@@ -34,6 +37,8 @@ CONFIG: dict[str, Kind] = {
     "bag_optimize": "bag",
     "delayed_optimize": "delayed",
 }
+
+SHUFFLE = TASK_BASED["DataFrameShuffleSpec"]
 
 _lock = threading.RLock()
 
@@ -70,14 +75,19 @@ class propagate_pools:
         least. 0 asks for the least traffic alone, whatever the load.
     link_cost : mapping or callable, optional
         What a byte costs from one pool to another, in any unit: ``{("eu", "us"): 0.02}``, where
-        pairs that are not named cost 1, or a function of the two names.
+        pairs that are not named cost 1, or a function of the two names. Names are compared with the
+        cluster's pools where there is a cluster, unless `missing` lets tasks wait.
 
     Raises
     ------
-    ValueError
+    InvalidValue
         `missing` is none of these, or `balance` or a cost is negative or not finite.
-    TypeError
+    InvalidType
         `link_cost` is neither, or an optimisation of your own is no function.
+
+    Notes
+    -----
+    Inside another `propagate_pools`, options that are not said are those of the outer one.
 
     Examples
     --------
@@ -93,12 +103,14 @@ class propagate_pools:
     def __init__(
         self,
         *,
-        missing: Missing = "error",
-        balance: float = 0.01,
-        link_cost: Mapping[tuple[str, str], float] | LinkCost | None = None,
+        missing: Missing | Unsaid = UNSAID,
+        balance: float | Unsaid = UNSAID,
+        link_cost: LinkCosts | Unsaid = UNSAID,
     ) -> None:
-        self.options = Options(missing=missing, balance=balance, link_cost=link_cost)
+        self._said = only_said(missing=missing, balance=balance, link_cost=link_cost)
+        self.options = Options(**self._said)
         self.optimizations: dict[Kind, Optimization] = {}
+        self.shuffle: str | None = None  # the method of shuffling that was configured before
         self._config: dask.config.set | None = None
         self._depth = 0  # blocks entered and not left: the same object may be entered again
         with _lock:
@@ -122,11 +134,14 @@ class propagate_pools:
         return f"propagate_pools({options})"
 
     def _turn_on(self) -> None:
+        self.options = replace(current_options(), **self._said)
         found = {key: dask.config.get(key, None) for key in CONFIG}
         if all(isinstance(value, Hook) for value in found.values()):
             self.optimizations = _on[-1].optimizations if _on else {}
+            self.shuffle = _on[-1].shuffle if _on else None
         else:
             self.optimizations = _optimizations(found)
+            self.shuffle = _on[-1].shuffle if _on else dask.config.get(SHUFFLE, None)
             hooks = dict.fromkeys(CONFIG, Hook())
             by_tasks = dict.fromkeys(TASK_BASED.values(), "tasks")
             self._config = dask.config.set({**hooks, **by_tasks})
@@ -156,7 +171,8 @@ def _optimizations(found: Mapping[str, Any]) -> dict[Kind, Optimization]:
         if isinstance(value, Hook):
             chosen |= {kind: inherited[kind]} if kind in inherited else {}
         elif value and not callable(value):
-            raise TypeError(f"dask.config {key!r} is {value!r}, which is no function of a graph.")
+            problem = f"dask.config {key!r} is {value!r}, which is no function of a graph."
+            raise InvalidType(key, value, problem)
         elif value:
             chosen[kind] = value
         elif kind == "bag" and key in dask.config.config:
@@ -167,18 +183,23 @@ def _optimizations(found: Mapping[str, Any]) -> dict[Kind, Optimization]:
 class Hook:
     """Stands in Dask's configuration and becomes a `Pass` where and when it is used.
 
-    All hooks are equal, which is how Dask knows that collections may be optimised together.
+    Hooks are equal unless they hold other optimisations, which is how Dask knows that collections
+    may be optimised together.
     """
+
+    def __init__(self, own: Brought = ()) -> None:
+        #: what each of the collections brings along, in their order; () if none brings anything
+        self.own = own if any(own) else ()
 
     def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> HighLevelGraph:
         """Run the pass in this process."""
-        return _current_pass(None)(graph, keys, **kwargs)
+        return _current_pass(None, self.own)(graph, keys, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ByValue(pass_from), (asked(),)
+        return ByValue(pass_from), (asked(self.own),)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Hook)
+        return isinstance(other, Hook) and self.own == other.own
 
     def __hash__(self) -> int:
         return hash(Hook)
@@ -187,11 +208,42 @@ class Hook:
         return "<propagate_pools>"
 
 
-def asked() -> bytes:
+def hooked(original: Callable[..., Any], collection: Any, optimize_graph: bool = True) -> Any:
+    """The graph of a collection, for Dask, with a hook also where it brings its own optimisation.
+
+    Goes around `HLGExpr.from_collection`.
+    """
+    expr = original(collection, optimize_graph=optimize_graph)
+    found = expr.low_level_optimizer
+    if not is_on() or not optimize_graph or isinstance(found, Hook):
+        return expr
+    dsk, _, *rest = expr.operands
+    return type(expr)(dsk, Hook((found or dont_optimize,)), *rest)
+
+
+def grouped(original: Callable[..., Any], bag: Any, *args: Any, **kwargs: Any) -> Any:
+    """Group a bag by way of the disk where Dask would.
+
+    Goes around `Bag.groupby`, which reads the method of shuffling that dataframes have to use in
+    pools. Where there is no cluster there are no pools, and only the disk takes a field's name, or
+    a number of partitions, to group by.
+    """
+    said = inspect.signature(original).bind(bag, *args, **kwargs)
+    now = _current()
+    untouched = dask.config.get(SHUFFLE, None) == "tasks"
+    if now and untouched and said.arguments.get("shuffle") is None and not has_client():
+        before = now.shuffle or "disk"
+        said.arguments["shuffle"] = "tasks" if before == "p2p" else before
+    return original(*said.args, **said.kwargs)
+
+
+def asked(own: Brought = ()) -> bytes:
     """The pass that is asked for here and now, for `pass_from` in the scheduler."""
-    now = _current_pass(client_ids())
+    now = _current_pass(client_ids(), own)
     options = {f.name: getattr(now.options, f.name) for f in fields(Options)}
-    said: bytes = cloudpickle.dumps((options, now.optimizations, now.surrounding, now.clients))
+    said: bytes = cloudpickle.dumps(
+        (options, now.optimizations, now.surrounding, now.clients, now.own)
+    )
     return said
 
 
@@ -201,15 +253,26 @@ def pass_from(said: bytes) -> Pass:
     return Pass(Options(**options), *rest)
 
 
-def _current_pass(clients: frozenset[str] | None) -> Pass:
-    """The pass as this thread asked for it, or else as any other did."""
+def current_options() -> Options:
+    """The options that are on here and now; those that hold where nothing is said, if none are."""
+    now = _current()
+    return Options() if now is None else now.options
+
+
+def _current() -> propagate_pools | None:
+    """What this thread turned on last, or else what any other did."""
     with _lock:
         own = [one for one in _own.get() if one in _on]
-        active = (own or _on)[-1:]
+        return next(iter((own or _on)[-1:]), None)
+
+
+def _current_pass(clients: frozenset[str] | None, own: Brought) -> Pass:
+    """The pass as this thread asked for it, or else as any other did."""
     surrounding = dask.get_annotations()
-    if not active:  # built inside the block, used after it
-        return Pass(surrounding=surrounding, clients=clients)
-    return Pass(active[0].options, active[0].optimizations, surrounding, clients)
+    now = _current()
+    if now is None:  # built inside the block, used after it
+        return Pass(surrounding=surrounding, clients=clients, own=own)
+    return Pass(now.options, now.optimizations, surrounding, clients, own)
 
 
 def is_on() -> bool:

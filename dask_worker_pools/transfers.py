@@ -13,9 +13,7 @@ from uuid import uuid4
 from distributed import Client, SchedulerPlugin, WorkerPlugin
 
 from dask_worker_pools.annotations import pool_of_resource
-
-#: Prefixes of the resource that makes a pool. The second is how an environment variable,
-#: ``DASK_DISTRIBUTED__WORKER__RESOURCES__POOL_A``, arrives.
+from dask_worker_pools.errors import InvalidType
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,11 @@ def measure_transfers(client: Client) -> _Measurement:
     context manager
         Gives a `Transfers`, which is filled when the block ends, also by an exception.
 
+    Raises
+    ------
+    InvalidType
+        `client` is no client, or is used with ``with`` and asynchronous, or the other way round.
+
     Warns
     -----
     RuntimeWarning
@@ -107,6 +110,13 @@ def measure_transfers(client: Client) -> _Measurement:
     >>> 1000 < moved.total_bytes < 1100
     True
     """
+    if not isinstance(client, Client):
+        raise InvalidType(
+            "client",
+            client,
+            "measure_transfers needs the client of the cluster that is measured, for example "
+            f"cluster.get_client(), but got {client!r} of type {type(client).__name__}.",
+        )
     return _Measurement(client)
 
 
@@ -121,7 +131,8 @@ class _Measurement:
 
     def __enter__(self) -> Transfers:
         if self._client.asynchronous:
-            raise TypeError("The client is asynchronous: use 'async with measure_transfers(…)'.")
+            problem = "The client is asynchronous: use 'async with measure_transfers(…)'."
+            raise InvalidType("client", self._client, problem)
         self._client.sync(self._start)
         return self._moved
 
@@ -131,7 +142,8 @@ class _Measurement:
 
     async def __aenter__(self) -> Transfers:
         if not self._client.asynchronous:
-            raise TypeError("The client is not asynchronous: use 'with measure_transfers(…)'.")
+            problem = "The client is not asynchronous: use 'with measure_transfers(…)'."
+            raise InvalidType("client", self._client, problem)
         await self._start()
         return self._moved
 

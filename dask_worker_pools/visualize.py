@@ -18,6 +18,8 @@ from dask.utils import key_split, natural_sort_key
 
 from dask_worker_pools.collection import plan_pools
 from dask_worker_pools.colors import fill_of, pool_colors, readable_on
+from dask_worker_pools.errors import InvalidType, InvalidValue, PoolError
+from dask_worker_pools.options import UNSAID, LinkCosts, Unsaid, only_said
 from dask_worker_pools.plan import Plan, Transfer
 from dask_worker_pools.words import bytes_text, counted, pool_name
 
@@ -41,6 +43,21 @@ GRAPH_ATTR = {
     "ranksep": "0.45",
     "pad": "0.2",
 }
+#: What may be said of the graph as a keyword: the attributes that Graphviz' dot knows, so that a
+#: misspelt one, or an option of another function, is noticed.
+# fmt: off
+GRAPH_ATTRIBUTES = frozenset((
+    "URL", "bgcolor", "center", "class", "colorscheme", "comment", "compound", "concentrate",
+    "dpi", "fontcolor", "fontname", "fontpath", "fontsize", "gradientangle", "href", "id",
+    "imagepath", "label", "labeljust", "labelloc", "landscape", "layout", "margin", "newrank",
+    "nodesep", "nojustify", "ordering", "orientation", "outputorder", "pack", "packmode", "pad",
+    "penwidth", "quantum", "rankdir", "ranksep", "ratio", "remincross", "resolution", "rotate",
+    "searchsize", "size", "splines", "style", "stylesheet", "target", "tooltip", "truecolor",
+    "viewport",
+))
+# fmt: on
+#: The options of `visualize_pools`.
+OPTIONS = ("filename", "format", "level", "balance", "link_cost", "capacity")
 NODE_ATTR = {
     "shape": "box",
     "style": "rounded,filled",
@@ -74,7 +91,7 @@ CELLS_PER_ENTRY = 3
 MAX_SPLIT_NAMES = 6
 
 
-class GraphvizNotFound(RuntimeError):
+class GraphvizNotFound(PoolError, RuntimeError):
     """The ``dot`` program, which lays out and renders the drawing, is not installed."""
 
     def __init__(self) -> None:
@@ -92,6 +109,9 @@ def visualize_pools(
     filename: str | os.PathLike[str] | None = "dask-pools.svg",
     format: str | None = None,
     level: Level = "layer",
+    balance: float | Unsaid = UNSAID,
+    link_cost: LinkCosts | Unsaid = UNSAID,
+    capacity: Mapping[str, float] | None = None,
     **kwargs: Any,
 ) -> Any:
     """Draw where each layer will run, and what will be shipped between pools.
@@ -110,6 +130,8 @@ def visualize_pools(
         if both are given, the format decides, and the extension follows it.
     level : {"layer", "task"}
         Draw one box per layer, or one per task (at most 500 tasks).
+    balance, link_cost, capacity
+        As for `plan_pools`. A Plan was made with its own.
     **kwargs
         Graphviz attributes of the graph, such as ``rankdir="BT"``, and the options of `draw`.
 
@@ -120,10 +142,12 @@ def visualize_pools(
 
     Raises
     ------
-    TypeError
-        There is nothing to draw, or an argument holds no Dask collection that can have pools.
-    ValueError
-        Unknown format or level, or more than 500 tasks with ``level="task"``.
+    InvalidType
+        There is nothing to draw, an argument holds no Dask collection that can have pools, or a
+        keyword is neither an option nor an attribute of the graph.
+    InvalidValue
+        Unknown format or level, an option that makes no sense, or more than 500 tasks with
+        ``level="task"``.
     ConflictingPools
         A task is pinned to more than one pool.
     OSError
@@ -151,7 +175,10 @@ def visualize_pools(
     path, format = _destination(filename, format)
     if format != "dot" and shutil.which("dot") is None:
         raise GraphvizNotFound
-    graph = draw(_as_plan(objs), level=level, **kwargs)
+    _check_attributes(kwargs.keys() - {"graph_attr", "node_attr", "edge_attr"})
+    counts = UNSAID if capacity is None else capacity
+    options = only_said(balance=balance, link_cost=link_cost, capacity=counts)
+    graph = draw(_as_plan(objs, options), level=level, **kwargs)
     return _write(graph, path, format)
 
 
@@ -178,7 +205,8 @@ def draw(
     graph_attr, node_attr, edge_attr : mapping, optional
         Graphviz attributes that replace the defaults.
     **attrs
-        More attributes of the graph. ``label`` is a heading above title and legend.
+        More attributes of the graph, of those in `GRAPH_ATTRIBUTES`; any other is said with
+        `graph_attr`. ``label`` is a heading above title and legend.
 
     Returns
     -------
@@ -187,7 +215,9 @@ def draw(
 
     Raises
     ------
-    ValueError
+    InvalidType
+        An attribute is none of those.
+    InvalidValue
         Unknown level, or more than 500 tasks with ``level="task"``.
 
     Examples
@@ -203,6 +233,7 @@ def draw(
     True
     """
     _check_level(level)
+    _check_attributes(attrs)
     shown = plan if level == "layer" else _with_landings(plan)
     boxes = _layer_boxes(plan) if level == "layer" else _task_boxes(plan, shown)
     edges = _Edges.between(boxes, shown)
@@ -275,9 +306,11 @@ def _with_landings(plan: Plan) -> Plan:
 def _task_boxes(plan: Plan, shown: Plan) -> list[_Box]:
     """A box for each task of `plan`, and for those that only `shown` has: landings."""
     if len(plan.pools) > MAX_TASKS:
-        raise ValueError(
+        raise InvalidValue(
+            "level",
+            "task",
             f'level="task" draws at most {MAX_TASKS} tasks, but this graph has '
-            f'{len(plan.pools)}. Use level="layer", or fewer chunks.'
+            f'{len(plan.pools)}. Use level="layer", or fewer chunks.',
         )
     # Tasks of a layer come in any order; (x, 2) goes before (x, 10).
     keys = [
@@ -530,7 +563,20 @@ def _as_text(attributes: Mapping[str, Any]) -> dict[str, str]:
 
 def _check_level(level: object) -> None:
     if level not in get_args(Level):
-        raise ValueError(f'level must be "layer" or "task", but got {level!r}.')
+        problem = f'level must be "layer" or "task", but got {level!r}.'
+        raise InvalidValue("level", level, problem)
+
+
+def _check_attributes(names: Iterable[str]) -> None:
+    """Refuse keywords that Graphviz would pass over without a word."""
+    if unknown := sorted(set(names) - GRAPH_ATTRIBUTES):
+        raise InvalidType(
+            "attribute",
+            unknown[0],
+            f"{unknown[0]!r} is neither an option ({', '.join(OPTIONS)}) nor one of the attributes "
+            f"of the graph that can be said so: {', '.join(sorted(GRAPH_ATTRIBUTES))}. Say other "
+            f"attributes with graph_attr={{{unknown[0]!r}: …}}.",
+        )
 
 
 def _destination(
@@ -539,9 +585,13 @@ def _destination(
     """The file to write, if any, and its format; an error if that cannot work."""
     if filename is None:
         return None, _known_format(format or "png")
+    if not isinstance(filename, str | os.PathLike):
+        problem = f"filename is a path, or None for no file, but got {filename!r}."
+        raise InvalidType("filename", filename, problem)
     path = Path(filename)
     if not path.name:
-        raise ValueError(f"cannot write to {os.fspath(filename)!r}: it names no file.")
+        problem = f"cannot write to {os.fspath(filename)!r}: it names no file."
+        raise InvalidValue("filename", filename, problem)
     extension = path.suffix.removeprefix(".").lower()
     format = _known_format(format or extension or "png")
     if extension != format:
@@ -553,9 +603,11 @@ def _destination(
 
 def _known_format(format: str) -> str:
     if str(format).lower() not in FORMATS:
-        raise ValueError(
+        raise InvalidValue(
+            "format",
+            format,
             f"cannot draw in format {format!r}. Formats are {', '.join(map(repr, FORMATS))}: "
-            "use one as the filename's extension, or say format=…."
+            "use one as the filename's extension, or say format=….",
         )
     return format.lower()
 
@@ -570,11 +622,15 @@ def _check_directory(path: Path) -> None:
         )
 
 
-def _as_plan(objs: Sequence[Any]) -> Plan:
+def _as_plan(objs: Sequence[Any], options: Mapping[str, Any]) -> Plan:
     if not any(isinstance(obj, Plan) for obj in objs):
-        return plan_pools(*objs)
+        return plan_pools(*objs, **options)
     if len(objs) > 1:
-        raise TypeError(f"a Plan is drawn alone, but got {len(objs)} arguments.")
+        problem = f"a Plan is drawn alone, but got {len(objs)} arguments."
+        raise InvalidType("objs", objs, problem)
+    for name, value in options.items():
+        problem = f"{name}={value!r} comes too late for a Plan: say it to plan_pools."
+        raise InvalidType(name, value, problem)
     plan: Plan = objs[0]
     return plan
 

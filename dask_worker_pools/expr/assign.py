@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from dask._expr import Expr
 
 from dask_worker_pools.annotations import BLOCKED, check_pool_name
-from dask_worker_pools.errors import ConflictingPools
+from dask_worker_pools.errors import ConflictingPools, InvalidType
 from dask_worker_pools.expr.markers import Marker, bare, kind_of, lifted, marker, unmarked
 from dask_worker_pools.expr.said import NOTHING, Said
 
@@ -32,7 +32,7 @@ def assign_pool(collection: T, name: str | None) -> T:
 
     Raises
     ------
-    TypeError
+    InvalidType
         `collection` is no Dask collection, or one that is not made of expressions.
     ConflictingPools
         The collection is in another pool already.
@@ -49,10 +49,12 @@ def assign_pool(collection: T, name: str | None) -> T:
     expr = getattr(collection, "expr", None)
     kind = kind_of(expr) if isinstance(expr, Expr) else None
     if kind is None:
-        raise TypeError(
+        raise InvalidType(
+            "collection",
+            collection,
             f"assign_pool takes a collection that is made of expressions, such as a "
             f"dask.dataframe, but got {collection!r} of type {type(collection).__name__}. "
-            "Build others inside pool()."
+            "Build others inside pool().",
         )
     if isinstance(expr, Marker) and expr.place not in (None, place):
         pools = sorted({str(expr.place), str(place)})

@@ -11,6 +11,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key
 
 from dask_worker_pools.cluster import TASK_BASED
+from dask_worker_pools.expr.ignored import unasked
 from dask_worker_pools.expr.markers import Marker, kind_of, marker
 from dask_worker_pools.expr.planned import by_expression
 from dask_worker_pools.expr.regions import placed
@@ -31,7 +32,7 @@ def graph_of(exprs: Iterable[Any]) -> tuple[HighLevelGraph, list[Key]]:
     computed.
     """
     # As inside `propagate_pools`: the other method cannot keep to a pool.
-    with dask.config.set(dict.fromkeys(TASK_BASED.values(), "tasks")):
+    with dask.config.set(dict.fromkeys(TASK_BASED.values(), "tasks")), unasked():
         sequence = PlacedSequence.of(exprs).optimize()
     found = placed(sequence.operands)
     return by_expression(found), found.keys()

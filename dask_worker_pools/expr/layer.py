@@ -8,7 +8,6 @@ planned together with the rest.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import cached_property
@@ -66,7 +65,6 @@ class PlacedLayer(MaterializedLayer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not is_on():
-            warn_ignored()
             return MaterializedLayer, (self.mapping,)
         if dask.config.get("dask-expr-no-serialize", False):  # Dask's switch for its own tests
             opened = self._opened
@@ -78,17 +76,7 @@ class PlacedLayer(MaterializedLayer):
 def sent(expr: Any, plain: Expr) -> tuple[Any, ...]:
     """What a lowered expression is pickled as, on its way to a scheduler."""
     if not is_on():
-        warn_ignored()
         reduced: tuple[Any, ...] = plain.__reduce__()
         return reduced
     graph = HighLevelGraph({FRAME: expr.layer}, {FRAME: set()})
     return HLGExpr, (graph, None, expr.__dask_keys__())
-
-
-def warn_ignored() -> None:
-    """Say that pools are not honoured."""
-    warnings.warn(
-        "A dask.dataframe with pools is computed outside of propagate_pools(): they are ignored.",
-        UserWarning,
-        stacklevel=2,
-    )

@@ -1,13 +1,13 @@
-"""Several expressions computed at once."""
+"""Several expressions computed at once: planned together, with results in the order of the call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
-from dask._expr import HLGExpr, HLGFinalizeCompute, _ExprSequence, _HLGExprSequence
-from dask.highlevelgraph import HighLevelGraph
+from dask._expr import Expr, HLGExpr, _ExprSequence, _HLGExprGroup, _HLGExprSequence
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 from dask_worker_pools.expr.layer import PlacedLayer, sent
 from dask_worker_pools.expr.markers import Marker, bare
@@ -15,6 +15,7 @@ from dask_worker_pools.expr.pins import settled
 from dask_worker_pools.expr.planned import Placed
 from dask_worker_pools.expr.regions import placed
 from dask_worker_pools.propagate import Hook, is_on
+from dask_worker_pools.sizes import FRAME
 
 
 class PlacedSequence(_ExprSequence):
@@ -35,15 +36,6 @@ class PlacedSequence(_ExprSequence):
         """The graph of all, as one layer."""
         return PlacedLayer(self.placed)
 
-    def _simplify_down(self) -> Any:
-        """Make graphs of all, if some are graphs already, and let one pass plan them together."""
-        graphs = (HLGExpr, HLGFinalizeCompute)
-        if not is_on() or not any(isinstance(op, graphs) for op in self.operands):
-            return super()._simplify_down()
-        return _HLGExprSequence(
-            *(op if isinstance(op, graphs) else _as_graph(op) for op in self.operands)
-        )
-
     def __dask_graph__(self) -> Any:
         return self.layer
 
@@ -63,8 +55,57 @@ class PlacedSequence(_ExprSequence):
         return [list(op.__dask_keys__()) for op in self.operands]
 
 
+def as_graphs(original: Callable[..., Any], sequence: _ExprSequence) -> Any:
+    """Make graphs of all operands where some are graphs already, which a pass is to plan.
+
+    Goes around `_ExprSequence._simplify_down`. Dask's own graphs of frames have no optimisation and
+    tell their keys in no order.
+    """
+    operands = sequence.operands
+    if not any(map(_is_hooked, operands)) or not all(isinstance(op, Expr) for op in operands):
+        return original(sequence)
+    frames = iter(settled(op for op in operands if not isinstance(op, HLGExpr)))
+    return _HLGExprSequence(
+        *(op if isinstance(op, HLGExpr) else _as_graph(next(frames)) for op in operands)
+    )
+
+
+def as_one_group(original: Callable[..., Any], sequence: _HLGExprSequence) -> Any:
+    """Merge all graphs into one, which one pass plans.
+
+    Goes around `_HLGExprSequence._tune_down`. Dask merges the graphs of one optimisation at a time,
+    and takes the results in the order of these groups, whatever the order of the call.
+    """
+    operands = sequence.operands
+    if len(operands) < 2 or not any(map(_is_hooked, operands)):
+        return original(sequence)
+    return _HLGExprSequence(
+        _HLGExprGroup(
+            dsk=HighLevelGraph.merge(*(op.hlg for op in operands)),
+            low_level_optimizer=Hook(tuple(map(_own, operands))),
+            output_keys=[op.__dask_keys__() for op in operands],
+            postcompute=[op.postcompute for op in operands],
+        )
+    )
+
+
+def _is_hooked(expr: Any) -> bool:
+    return isinstance(expr, HLGExpr) and isinstance(expr.low_level_optimizer, Hook)
+
+
+def _own(graph: HLGExpr) -> Any:
+    """The optimisation that a collection brings along, if it does."""
+    found = graph.low_level_optimizer
+    return next(iter(found.own), None) if isinstance(found, Hook) else found
+
+
 def _as_graph(expr: Any) -> HLGExpr:
     optimized = expr.optimize()
-    tasks = optimized.layer if isinstance(optimized, Marker) else optimized.__dask_graph__()
-    graph = HighLevelGraph.from_collections(optimized._name, tasks, dependencies=())
-    return HLGExpr(graph, Hook(), optimized.__dask_keys__())
+    layer: Layer
+    if isinstance(optimized, Marker):
+        layer = optimized.layer
+    else:
+        tasks = optimized.__dask_graph__()
+        layer = MaterializedLayer(tasks, collection_annotations={"type": FRAME})
+    name = optimized._name
+    return HLGExpr(HighLevelGraph({name: layer}, {name: set()}), Hook(), optimized.__dask_keys__())

@@ -15,6 +15,8 @@ from math import isfinite, lcm
 from operator import lt
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
+from dask_worker_pools.pool_error import PoolError
+
 __all__ = [
     "GraphCycle",
     "InvalidBalance",
@@ -34,8 +36,11 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class PlacementError(ValueError):
+class PlacementError(PoolError, ValueError):
     """What was asked for cannot be placed. The arguments are the fields of the error."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args
 
 
 class InvalidSize(PlacementError):

@@ -18,7 +18,7 @@ it).
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, repeat
-from math import isfinite, isnan
+from math import isnan
 from numbers import Real
 
 import numpy as np
@@ -26,9 +26,10 @@ import numpy.typing as npt
 from dask.blockwise import Blockwise
 from dask.highlevelgraph import HighLevelGraph, Layer
 from dask.typing import Key
-from dask.utils import parse_bytes
 
+from dask_worker_pools.amounts import size_in_bytes
 from dask_worker_pools.annotations import WEIGHT_KEY
+from dask_worker_pools.pool_error import PoolError
 from dask_worker_pools.sizes.blocks import FRAME, GraphBlocks, is_of_frame
 from dask_worker_pools.sizes.grid import Grid
 
@@ -46,7 +47,7 @@ __all__ = [
 TRUST = ("declared", "chunks", "derived", "embedded", "rows", "unknown")
 
 
-class DeclaredSizeError(ValueError):
+class DeclaredSizeError(PoolError, ValueError):
     """An ``nbytes`` annotation is not a number of bytes.
 
     Attributes
@@ -56,6 +57,8 @@ class DeclaredSizeError(ValueError):
     value : object
         What the annotation says.
     """
+
+    fields = ("layer", "value")
 
     def __init__(self, layer: str, value: object) -> None:
         super().__init__(layer, value)
@@ -358,10 +361,7 @@ def joined_sources(sources: Iterable[str]) -> str:
 
 
 def _parse(layer: str, value: object) -> float:
-    try:
-        size = float(parse_bytes(value) if isinstance(value, str) else value)  # type: ignore[arg-type]
-    except (ValueError, TypeError, OverflowError) as error:
-        raise DeclaredSizeError(layer, value) from error
-    if isinstance(value, bool) or not isfinite(size) or size < 0:
+    size = size_in_bytes(value)
+    if size is None:
         raise DeclaredSizeError(layer, value)
     return size
