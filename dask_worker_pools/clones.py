@@ -6,7 +6,7 @@ forgets annotations there, but for those of blockwise layers, and shapes everywh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 import dask
@@ -57,7 +57,7 @@ def _annotations(layer: Layer, keys: Collection[Key], seed: Hashable) -> Annotat
     return layer_annotations(merged, merged)
 
 
-def _inside(around: Annotations, own: Annotations) -> Annotations:
+def _inside(around: Annotations, own: Mapping[str, Any]) -> Annotations:
     """What holds for a task that was annotated itself and is copied in an annotated block."""
     if pools_in(own) or POOL_KEY in own:
         around = without_pool(around)  # what was said to be somewhere stays there

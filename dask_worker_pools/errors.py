@@ -211,9 +211,9 @@ class LostKeys(PoolError, RuntimeError):
             "it is mended, fuse nothing: dask.config.set(array_optimize=dask.base.dont_optimize) "
             "before propagate_pools()."
             if function is None
-            else f"the optimisation {function!r} was called with keys to keep, and returned a graph "
-            f"without {len(self.keys)} of them, for example {self.keys[0]!r}. It is called as "
-            "f(graph, keys) for the tasks of one pool at a time, and must keep all of `keys`: "
+            else f"the optimisation {function!r} was called with keys to keep, and returned a "
+            f"graph without {len(self.keys)} of them, for example {self.keys[0]!r}. It is called "
+            "as f(graph, keys) for the tasks of one pool at a time, and must keep all of `keys`: "
             "outputs, and tasks that other pools need."
         )
 

@@ -352,7 +352,7 @@ def _apply_surrounding(surrounding: Annotations, tasks: TaskGraph) -> None:
         if outer:
             tasks.annotations[key] = {**outer, **tasks.annotations.get(key, {})}
     for chunk in tasks.edges.chunks:
-        bound = tasks.pinned.keys() | tasks.blocked
+        bound = tasks.pinned.keys() | tasks.blocked | tasks.allowed.keys()
         free = {tasks.key_of[n]: n for n in chunk.numbers if n not in bound}
         for key, own in annotations_by_key(surrounding, free):
             if pools := pools_in(own):

@@ -10,7 +10,6 @@ import dask.array as da
 import dask.bag as db
 import numpy as np
 from dask import delayed
-from dask.delayed import Delayed
 from distributed import get_worker
 
 from dask_worker_pools import pool
@@ -32,7 +31,7 @@ def only_in(site: str) -> Callable[..., Any]:
     return read
 
 
-def sited_array(site: str, values: Any, chunks: int) -> da.Array:
+def sited_array(site: str, values: Any, chunks: int) -> Any:
     """An array whose chunks can be read in one pool only."""
     read = only_in(site)
     held = np.asarray(values)
@@ -46,14 +45,14 @@ def sited_array(site: str, values: Any, chunks: int) -> da.Array:
         return da.map_blocks(block, chunks=lengths, dtype=held.dtype, meta=held[:0])
 
 
-def sited_bag(site: str, parts: Iterable[list[Any]]) -> db.Bag:
+def sited_bag(site: str, parts: Iterable[list[Any]]) -> Any:
     """A bag whose partitions can be read in one pool only."""
     read = only_in(site)
     with pool(site):
         return db.from_delayed([delayed(read, pure=False)(part) for part in parts])
 
 
-def sited_value(site: str, value: Any) -> Delayed:
+def sited_value(site: str, value: Any) -> Any:
     """A delayed object that can be read in one pool only."""
     with pool(site):
         return delayed(only_in(site), pure=False)(value)

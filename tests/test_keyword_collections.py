@@ -10,6 +10,7 @@ from typing import Any
 
 import dask
 import dask.array as da
+import dask.bag as db
 import numpy as np
 import pytest
 from dask import delayed
@@ -22,7 +23,7 @@ from dask_worker_pools.optimize import check_complete
 
 X, W = np.arange(12.0), np.linspace(1, 2, 12)
 
-Build = Callable[[da.Array, da.Array], Any]
+Build = Callable[[Any, Any], Any]
 
 
 def _adding() -> Callable[..., Any]:
@@ -42,10 +43,8 @@ def _adding() -> Callable[..., Any]:
 add = _adding()
 
 
-def _bag(x: da.Array) -> Any:
+def _bag(x: Any) -> Any:
     """A bag of one number for each block of an array."""
-    import dask.bag as db
-
     return db.from_delayed([delayed(lambda b: [float(b.sum())])(b) for b in x.to_delayed()])
 
 

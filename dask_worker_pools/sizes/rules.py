@@ -311,7 +311,7 @@ def _cast(*args: Any, typ: Any) -> Any:
     return typ(args)
 
 
-def _same(value: Any) -> Any:
+def _same(value: Any, *_: Any) -> Any:
     return value
 
 
@@ -403,10 +403,11 @@ RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(
         (
             *("_operator.neg", "_operator.pos", "_operator.abs", "numpy.copy", "method copy"),
-            *("numpy.cumsum", "numpy.cumprod", "dask.graph_manipulation.chunks.bind"),
+            *("numpy.cumsum", "numpy.cumprod"),
         ),
         _unchanged,
     ),
+    "dask.graph_manipulation.chunks.bind": _same,
     "dask.graph_manipulation.chunks.checkpoint": _nothing,
     "numpy.full_like": _full_like,
     **dict.fromkeys(("numpy.zeros", "numpy.ones", "numpy.empty"), _full),
