@@ -266,7 +266,7 @@ def _current() -> propagate_pools | None:
         return next(iter((own or _on)[-1:]), None)
 
 
-def _current_pass(clients: frozenset[str] | None, own: Brought) -> Pass:
+def _current_pass(clients: frozenset[str] | None, own: Brought = ()) -> Pass:
     """The pass as this thread asked for it, or else as any other did."""
     surrounding = dask.get_annotations()
     now = _current()

@@ -87,4 +87,4 @@ def _outside_of_dask() -> int:
 
 def _is_ours(module: Mapping[str, Any]) -> bool:
     package = str(module.get("__name__", "")).partition(".")[0]
-    return package in ("dask", "distributed", "dask_worker_pools")
+    return package in ("dask", "distributed", "dask_worker_pools", "xarray")

@@ -327,7 +327,7 @@ def _declared_by_key(
         except Exception:  # it does not say; nothing is to fail for that
             continue
         # Dask itself wraps annotations in functions that give a marker for "nothing was said".
-        if isinstance(value, str | Real) and not isinstance(value, bool):
+        if isinstance(value, str | Real | np.ndarray) and not isinstance(value, bool):
             said[key] = _parse(name, value)
     found = _found(name, blocks)
     listed = dict(found.items()) | said
