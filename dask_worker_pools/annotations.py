@@ -19,6 +19,8 @@ import dask
 from dask.typing import Key
 from dask.utils import parse_bytes
 
+from dask_worker_pools.travel import Travels, travels
+
 PREFIX = "pool-"
 
 #: Annotation that repeats the pool's name, or the names of several, or says `BLOCKED`. A
@@ -41,6 +43,7 @@ COMBINABLE = frozenset({"retries", "priority", "resources", "workers", "allow_ot
 Annotations = dict[str, Any]
 
 
+@travels
 def pool(*names: str | None, nbytes: float | str | None = None) -> _PoolContext:
     """Say which pool of workers the collections created in this block belong to.
 
@@ -99,7 +102,7 @@ def pool(*names: str | None, nbytes: float | str | None = None) -> _PoolContext:
 _open: ContextVar[tuple[AbstractContextManager[Any], ...]] = ContextVar("_open", default=())
 
 
-class _PoolContext(ContextDecorator):
+class _PoolContext(ContextDecorator, metaclass=Travels):
     """The block that `pool` opens. It may be entered again inside itself, and elsewhere."""
 
     def __init__(self, names: tuple[str, ...], said: Annotations) -> None:

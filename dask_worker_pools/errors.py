@@ -8,10 +8,11 @@ from typing import Any
 from dask.typing import Key
 from dask.utils import key_split
 
+from dask_worker_pools.travel import Travels
 from dask_worker_pools.words import counted
 
 
-class PoolError(Exception):
+class PoolError(Exception, metaclass=Travels):
     """What this package raises when pools cannot be honoured.
 
     Raised in the scheduler process as well as in the user's, so every subclass can be pickled:
@@ -284,6 +285,20 @@ class UnknownTask(PoolError, KeyError):
             else "plan.layers has the names of all layers, plan.pools the keys of all tasks."
         )
         return f"no task and no layer of this plan is called {self.name!r}. {near}"
+
+
+class CodeNotReceived(PoolError, RuntimeError):
+    """The scheduler was not sent, on this connection, the code that plans the computation.
+
+    That is so when the connection was lost, and made anew, while a computation was being sent.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the scheduler has not received the code of dask_worker_pools that should have come "
+            "with an earlier computation: the connection was lost in between. Compute again, which "
+            "sends it anew."
+        )
 
 
 def _some(layers: Sequence[str], limit: int = 3) -> str:

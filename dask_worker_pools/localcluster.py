@@ -11,9 +11,10 @@ from distributed import LocalCluster
 from distributed.system import MEMORY_LIMIT
 
 from dask_worker_pools.annotations import PREFIX, check_pool_name, pool_of_resource
+from dask_worker_pools.travel import Travels
 
 
-class LocalPoolCluster(LocalCluster):
+class LocalPoolCluster(LocalCluster, metaclass=Travels):
     """A scheduler and workers on this machine, each worker in a pool.
 
     The worker ``A-0`` is the first of pool ``A``; it is what

@@ -13,6 +13,8 @@ from functools import wraps
 from pkgutil import resolve_name
 from typing import Any
 
+from dask_worker_pools import travel
+
 Method = Callable[..., Any]
 
 
@@ -49,7 +51,18 @@ class Patch:
 
 
 #: All methods that are replaced.
-PATCHES: tuple[Patch, ...] = ()
+PATCHES: tuple[Patch, ...] = (
+    Patch(
+        "distributed.client:Client",
+        "_graph_to_futures",
+        (
+            *("self", "expr", "keys", "span_metadata", "workers", "allow_other_workers"),
+            *("internal_priority", "user_priority", "resources", "retries", "fifo_timeout"),
+            "actors",
+        ),
+        travel.sending,
+    ),
+)
 
 
 def install() -> None:

@@ -26,7 +26,7 @@ from dask_worker_pools.fusion import Optimization
 from dask_worker_pools.kinds import Kind
 from dask_worker_pools.optimize import Pass
 from dask_worker_pools.options import LinkCost, Missing, Options
-from dask_worker_pools.travel import ByValue
+from dask_worker_pools.travel import ByValue, Travels, is_sending
 
 #: The configuration keys under which Dask looks for an optimisation.
 CONFIG: dict[str, Kind] = {
@@ -44,7 +44,7 @@ _on: list[propagate_pools] = []
 _own: ContextVar[tuple[propagate_pools, ...]] = ContextVar("propagate_pools", default=())
 
 
-class propagate_pools:
+class propagate_pools(metaclass=Travels):
     """Give every task downstream of a pinned one the pool that moves the fewest bytes.
 
     Use it as a context manager, or call it to turn propagation on for the rest of the session.
@@ -167,15 +167,28 @@ def _optimizations(found: Mapping[str, Any]) -> dict[Kind, Optimization]:
 class Hook:
     """Stands in Dask's configuration and becomes a `Pass` where and when it is used.
 
-    All hooks are equal, which is how Dask knows that collections may be optimised together.
+    All hooks are equal, which is how Dask knows that collections may be optimised together. One
+    that a process inherits with its configuration stays a hook, and keeps to what was asked for
+    where it comes from.
     """
+
+    def __init__(self, inherited: Pass | None = None) -> None:
+        self.inherited = inherited
 
     def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> HighLevelGraph:
         """Run the pass in this process."""
-        return _current_pass(None)(graph, keys, **kwargs)
+        return _current_pass(None, self.inherited)(graph, keys, **kwargs)
+
+    def __copy__(self) -> Hook:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ByValue(pass_from), (asked(),)
+        if is_sending():
+            return ByValue(pass_from), (asked(self.inherited),)
+        return ByValue(inherited_hook), (_said(_current_pass(None, self.inherited)),)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Hook)
@@ -187,9 +200,12 @@ class Hook:
         return "<propagate_pools>"
 
 
-def asked() -> bytes:
+def asked(inherited: Pass | None = None) -> bytes:
     """The pass that is asked for here and now, for `pass_from` in the scheduler."""
-    now = _current_pass(client_ids())
+    return _said(_current_pass(client_ids(), inherited))
+
+
+def _said(now: Pass) -> bytes:
     options = {f.name: getattr(now.options, f.name) for f in fields(Options)}
     said: bytes = cloudpickle.dumps((options, now.optimizations, now.surrounding, now.clients))
     return said
@@ -201,15 +217,21 @@ def pass_from(said: bytes) -> Pass:
     return Pass(Options(**options), *rest)
 
 
-def _current_pass(clients: frozenset[str] | None) -> Pass:
-    """The pass as this thread asked for it, or else as any other did."""
+def inherited_hook(said: bytes) -> Hook:
+    """The hook of a process that inherits the configuration of another."""
+    return Hook(pass_from(said))
+
+
+def _current_pass(clients: frozenset[str] | None, inherited: Pass | None = None) -> Pass:
+    """The pass as this thread asked for it, or else as any other did, or another process."""
     with _lock:
         own = [one for one in _own.get() if one in _on]
         active = (own or _on)[-1:]
     surrounding = dask.get_annotations()
-    if not active:  # built inside the block, used after it
+    asked_for = active[0] if active else inherited
+    if asked_for is None:  # built inside the block, used after it
         return Pass(surrounding=surrounding, clients=clients)
-    return Pass(active[0].options, active[0].optimizations, surrounding, clients)
+    return Pass(asked_for.options, asked_for.optimizations, surrounding, clients)
 
 
 def is_on() -> bool:

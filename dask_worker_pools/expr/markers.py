@@ -156,15 +156,10 @@ def kind_of(expr: Any) -> type[Any] | None:
     return found
 
 
-def marked_again(frame: Any, place: Place, *said: Any) -> Any:
-    """A marker that was pickled; what it marked, where this package is not installed."""
-    try:
-        from dask_worker_pools.expr import markers
-        from dask_worker_pools.expr import said as here
-    except ImportError:
-        return frame
-    kind = markers.kind_of(frame)
-    return frame if kind is None else kind(frame, place, here.Said(*said))
+def marked(frame: Any, place: Place, *said: Any) -> Any:
+    """A marker of the kind that fits; `frame` itself, if there is none."""
+    kind = kind_of(frame)
+    return frame if kind is None else kind(frame, place, Said(*said))
 
 
 def marker(kind: type[Any], frame: Any, place: Place, said: Said = NOTHING) -> Any:
