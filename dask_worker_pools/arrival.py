@@ -52,7 +52,7 @@ class Received(MetaPathFinder, ExecutionLoader):
         self._seen: set[bytes] = set()
 
     def add(self, root: str, part: bytes) -> None:
-        """Keep the modules that came, to be imported when they are needed."""
+        """Keep the modules of a packet."""
         if part not in self._seen:
             for name, module in pickle.loads(bz2.decompress(part)).items():
                 self.modules.setdefault(f"{root}.{name}", Module(*module))
@@ -61,6 +61,7 @@ class Received(MetaPathFinder, ExecutionLoader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """Tell where a module comes from, if it came."""
         module = self.modules.get(fullname)
         if module is None:
             return None
@@ -69,19 +70,24 @@ class Received(MetaPathFinder, ExecutionLoader):
         return spec
 
     def get_filename(self, fullname: str) -> str:
+        """Where the module lies in the process that sent it."""
         return self.modules[fullname].file
 
     def get_source(self, fullname: str) -> str:
+        """The source, which tracebacks show."""
         return self.modules[fullname].source
 
     def is_package(self, fullname: str) -> bool:
+        """Whether it has modules of its own."""
         return self.modules[fullname].is_package
 
 
 def rooted(root: str, boot: bytes) -> ModuleType:
     """The package into which modules come, made of the source of this module."""
     received = Received()
-    received.modules[root] = Module(bz2.decompress(boot).decode(), f"{root}.py", True)
+    source = bz2.decompress(boot).decode()
+    received.modules[root] = Module(source, f"{root}/__init__.py", True)
+    received.modules[f"{root}.arrival"] = Module(source, f"{root}/arrival.py", False)
     sys.meta_path.append(received)
     return import_module(root)  # of several threads that come here at once, one makes it
 
@@ -90,13 +96,25 @@ def fetch(root: str, module: str, name: str, parts: Sequence[bytes]) -> Any:
     """An object of the package: of what is installed if that is the same, else of what came."""
     home = installed(root)
     if not home:
-        received = sys.modules[root].__loader__
-        assert isinstance(received, sys.modules[root].Received)
-        for part in parts:
-            received.add(root, part)
-        if f"{root}.{module}" not in received.modules:
+        keep(root, parts)
+        if lacking(root, [module]):
             return Absent
     return resolve_name(f"{home or root}.{module}:{name}")
+
+
+def keep(root: str, parts: Sequence[bytes]) -> None:
+    """Keep modules that came, to be imported when they are needed."""
+    received: Any = sys.modules[root].__loader__
+    for part in parts:
+        received.add(root, part)
+
+
+def lacking(root: str, modules: Sequence[str]) -> list[str]:
+    """The modules that are neither installed here nor came."""
+    if installed(root):
+        return []
+    received: Any = sys.modules[root].__loader__
+    return [name for name in modules if f"{root}.{name}" not in received.modules]
 
 
 @cache
@@ -132,6 +150,7 @@ class Absent:
         pass
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse."""
         raise CodeMissing
 
     def __getattr__(self, name: str) -> Any:

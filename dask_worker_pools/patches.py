@@ -13,7 +13,7 @@ from functools import wraps
 from pkgutil import resolve_name
 from typing import Any
 
-from dask_worker_pools import travel
+from dask_worker_pools.delivery import sending
 
 Method = Callable[..., Any]
 
@@ -60,7 +60,7 @@ PATCHES: tuple[Patch, ...] = (
             *("internal_priority", "user_priority", "resources", "retries", "fifo_timeout"),
             "actors",
         ),
-        travel.sending,
+        sending,
     ),
 )
 

@@ -52,7 +52,7 @@ def _span(node: ast.expr | ast.stmt) -> tuple[Position, Position]:
 def _docstrings(nodes: list[ast.AST]) -> Iterator[Edit]:
     for node in nodes:
         if isinstance(node, _WITH_DOCSTRINGS) and ast.get_docstring(node, clean=False):
-            yield *_span(node.body[0]), b"0"
+            yield *_span(node.body[0]), b'""'
 
 
 def _comments(source: str) -> Iterator[Edit]:

@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from dask_worker_pools.arrival import PACKAGE, Module, named
 
@@ -36,8 +37,10 @@ def boot() -> bytes:
 @cache
 def parts(name: str, deep: bool) -> tuple[frozenset[str], ...]:
     """The modules that a module needs, itself among them, in packets."""
-    whole, core = needed(name, deep), needed(CORE, False)
-    return (core, whole - core) if CORE in whole else (whole,)
+    boot = {"arrival"}  # it is there before any packet
+    whole, core = needed(name, deep) - boot, needed(CORE, False) - boot
+    packets = (core, whole - core) if CORE in whole else (whole,)
+    return tuple(filter(None, packets))
 
 
 @cache
@@ -64,8 +67,8 @@ def needed(name: str, deep: bool) -> frozenset[str]:
 def module(name: str) -> Module:
     """A module of this package, in short."""
     if HERE != PACKAGE:
-        came: Module = sys.modules[HERE].__loader__.modules[f"{HERE}.{name}"]  # type: ignore
-        return came
+        received: Any = sys.modules[HERE].__loader__
+        return Module(*received.modules[f"{HERE}.{name}"])
     spec = find_spec(f"{HERE}.{name}")
     if spec is None or spec.loader is None or spec.origin is None:
         raise ModuleNotFoundError(f"No module named {HERE}.{name}", name=f"{HERE}.{name}")

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import copyreg
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import update_wrapper
+from functools import cache, update_wrapper
 from types import MethodType
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from dask_worker_pools import arrival, source
-
-__all__ = ["ByValue", "Travels", "is_sending", "sending", "travels"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,14 +43,22 @@ def reference(module: str, name: str, deep: bool) -> tuple[Any, ...]:
         Whether it may need what functions import, too.
     """
     local = module.removeprefix(f"{source.HERE}.")
-    root = source.root()
-    if source.HERE == arrival.PACKAGE:
-        # Whatever comes back by name from where this came as source is what is here.
-        sys.modules.setdefault(root, arrival)
-        sys.modules.setdefault(f"{root}.{local}", sys.modules[module])
+    root = _known_as()
     parts = tuple(map(source.packed, _to_go(source.parts(local, deep))))
     what = {"root": root, "boot": source.boot(), "what": (local, name, parts)}
     return eval, (arrival.FETCH, what)
+
+
+@cache
+def _known_as() -> str:
+    """What this package is called where it goes; what comes back by that name is what is here."""
+    root = source.root()
+    if source.HERE == arrival.PACKAGE:
+        sys.modules[root] = arrival
+        for name, module in list(sys.modules.items()):
+            if name.startswith(f"{arrival.PACKAGE}."):
+                sys.modules[root + name.removeprefix(arrival.PACKAGE)] = module
+    return root
 
 
 def _to_go(parts: tuple[frozenset[str], ...]) -> Iterator[frozenset[str]]:
@@ -124,11 +130,11 @@ def _reduce_class(cls: Travels) -> Any:
     return reference(cls.__module__, cls.__qualname__, deep=True)
 
 
-copyreg.pickle(Travels, _reduce_class)  # type: ignore[arg-type]
+copyreg.pickle(Travels, _reduce_class)
 
 
 def sending(send: Callable[..., Any], client: Any, *args: Any, **kwargs: Any) -> Any:
-    """Let a client send a graph; goes around ``Client._graph_to_futures``.
+    """Let a client send a graph, and note what goes along.
 
     What is sent over one connection is read in this order. So once a message has been handed over,
     what went with it need not be sent again. A new connection, perhaps to a scheduler that was
@@ -137,13 +143,22 @@ def sending(send: Callable[..., Any], client: Any, *args: Any, **kwargs: Any) ->
     connection = getattr(client, "scheduler_comm", None)
     if connection is None:
         return send(client, *args, **kwargs)
-    gone = _gone.get(connection, frozenset())
     going: set[str] = set()
-    with _told(gone, going):
+    with _told(gone(connection), going):
         futures = send(client, *args, **kwargs)
-    if getattr(client, "scheduler_comm", None) is connection:
-        _gone[connection] = _gone.get(connection, gone) | going
+    if client.scheduler_comm is connection:
+        note(connection, going)
     return futures
+
+
+def gone(connection: Any) -> frozenset[str]:
+    """The modules that went over a connection."""
+    return _gone.get(connection, frozenset())
+
+
+def note(connection: Any, modules: Iterable[str]) -> None:
+    """Note modules that went over a connection."""
+    _gone[connection] = gone(connection).union(modules)
 
 
 @contextmanager

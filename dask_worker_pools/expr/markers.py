@@ -9,6 +9,7 @@ a pool is a marker.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -148,6 +149,9 @@ KINDS: list[type[Any]] = []
 
 def kind_of(expr: Any) -> type[Any] | None:
     """The kind of marker for an expression, if there is one."""
+    if "dask.dataframe" in sys.modules:
+        # It registers itself, where that has not been done: in tasks, on workers.
+        from dask_worker_pools.expr import frames  # noqa: F401
     found = next((kind for kind in KINDS if isinstance(expr, kind.family)), None)
     if found is None and isinstance(expr, Expr):
         from dask_worker_pools.expr.arrays import kind_of_array
