@@ -132,7 +132,7 @@ def _entering(names: tuple[str, ...], surrounding: Mapping[str, Any]) -> Annotat
     said: Annotations = {POOL_KEY: one or names or BLOCKED}
     inherited = surrounding.get("resources", {})
     if callable(inherited):
-        return said | {"resources": _with_pool_by_key(inherited, one)}
+        return said | {"resources": _WithPool(inherited, one)}
     resources = _resources_in(one, inherited)
     # Nested annotations can replace a key but not remove it: write "resources" only if needed.
     return said | ({"resources": resources} if resources or inherited else {})
@@ -143,15 +143,16 @@ def _resources_in(name: str | None, inherited: Mapping[str, float]) -> dict[str,
     return counted if name is None else counted | {PREFIX + name: 0}
 
 
-def _with_pool_by_key(
-    inherited: Callable[[Key], Any], name: str | None
-) -> Callable[[Key], dict[str, float]]:
-    # A nested function travels to the scheduler by value; a class of this module would not.
-    def resources(key: Key) -> dict[str, float]:
-        found = inherited(key)
-        return _resources_in(name, found if isinstance(found, Mapping) else {})
+class _WithPool(metaclass=Travels):
+    """Resources that are told key by key, with a pool among them."""
 
-    return resources
+    def __init__(self, inherited: Callable[[Key], Any], name: str | None) -> None:
+        self.inherited = inherited
+        self.name = name
+
+    def __call__(self, key: Key) -> dict[str, float]:
+        found = self.inherited(key)
+        return _resources_in(self.name, found if isinstance(found, Mapping) else {})
 
 
 def check_nbytes(nbytes: float | str) -> float:

@@ -13,6 +13,7 @@ from dask.typing import Key
 from dask.utils import key_split
 
 from dask_worker_pools.lazy import once
+from dask_worker_pools.travel import Travels
 from dask_worker_pools.words import counted, short_names, size_text
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(metaclass=Travels):
     """One task's output, shipped to one other pool.
 
     It counts once however many tasks of the target pool consume it.
@@ -60,7 +61,7 @@ def landing_key(key: Key, target: str) -> Key:
 
 
 @dataclass(frozen=True, repr=False)
-class Plan:
+class Plan(metaclass=Travels):
     """A pool, or none, for every task of a graph, and what follows from it.
 
     Properties are computed once: the mappings must not be changed afterwards.

@@ -13,13 +13,14 @@ from uuid import uuid4
 from distributed import Client, SchedulerPlugin, WorkerPlugin
 
 from dask_worker_pools.annotations import pool_of_resource
+from dask_worker_pools.travel import Travels, travels
 
 #: Prefixes of the resource that makes a pool. The second is how an environment variable,
 #: ``DASK_DISTRIBUTED__WORKER__RESOURCES__POOL_A``, arrives.
 
 
 @dataclass(frozen=True)
-class MeasuredTransfer:
+class MeasuredTransfer(metaclass=Travels):
     """One message with data from one worker to another."""
 
     keys: tuple[Hashable, ...]  #: the tasks whose results it held
@@ -31,7 +32,7 @@ class MeasuredTransfer:
     seconds: float  #: from the request until all had arrived
 
 
-class Transfers:
+class Transfers(metaclass=Travels):
     """What moved while a block of `measure_transfers` ran; filled when the block ends."""
 
     def __init__(self) -> None:
@@ -65,6 +66,7 @@ class Transfers:
         return sum(t.nbytes for t in self.transfers if t.source_pool != t.target_pool)
 
 
+@travels
 def measure_transfers(client: Client) -> _Measurement:
     """Measure the bytes that move between workers while a block runs.
 

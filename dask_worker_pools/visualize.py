@@ -19,6 +19,7 @@ from dask.utils import key_split, natural_sort_key
 from dask_worker_pools.collection import plan_pools
 from dask_worker_pools.colors import fill_of, pool_colors, readable_on
 from dask_worker_pools.plan import Plan, Transfer
+from dask_worker_pools.travel import Travels, travels
 from dask_worker_pools.words import bytes_text, counted, pool_name
 
 Level = Literal["layer", "task"]
@@ -74,7 +75,7 @@ CELLS_PER_ENTRY = 3
 MAX_SPLIT_NAMES = 6
 
 
-class GraphvizNotFound(RuntimeError):
+class GraphvizNotFound(RuntimeError, metaclass=Travels):
     """The ``dot`` program, which lays out and renders the drawing, is not installed."""
 
     def __init__(self) -> None:
@@ -87,6 +88,7 @@ class GraphvizNotFound(RuntimeError):
         )
 
 
+@travels
 def visualize_pools(
     *objs: Any,
     filename: str | os.PathLike[str] | None = "dask-pools.svg",

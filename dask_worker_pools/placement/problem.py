@@ -15,6 +15,8 @@ from math import isfinite, lcm
 from operator import lt
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
+from dask_worker_pools.travel import Travels
+
 __all__ = [
     "GraphCycle",
     "InvalidBalance",
@@ -34,7 +36,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class PlacementError(ValueError):
+class PlacementError(ValueError, metaclass=Travels):
     """What was asked for cannot be placed. The arguments are the fields of the error."""
 
 

@@ -31,6 +31,7 @@ from dask.utils import parse_bytes
 from dask_worker_pools.annotations import WEIGHT_KEY
 from dask_worker_pools.sizes.blocks import FRAME, GraphBlocks, is_of_frame
 from dask_worker_pools.sizes.grid import Grid
+from dask_worker_pools.travel import Travels
 
 __all__ = [
     "FRAME",
@@ -45,7 +46,7 @@ __all__ = [
 TRUST = ("declared", "chunks", "derived", "embedded", "rows", "unknown")
 
 
-class DeclaredSizeError(ValueError):
+class DeclaredSizeError(ValueError, metaclass=Travels):
     """An ``nbytes`` annotation is not a number of bytes.
 
     Attributes
