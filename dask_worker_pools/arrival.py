@@ -8,14 +8,13 @@ from __future__ import annotations
 import bz2
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from importlib import import_module
 from importlib.abc import ExecutionLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-from operator import call
 from pathlib import Path
 from pkgutil import resolve_name
 from types import ModuleType
@@ -143,32 +142,42 @@ def named(directory: Path) -> str:
     return f"{PACKAGE}_{content.hexdigest()[:16]}"
 
 
-class Absent:
-    """Stands for what should have come earlier, and has not: whoever uses it learns that."""
+class Absent(Mapping[Any, Any]):
+    """Stands for what is made by code that should have come earlier, and has not.
+
+    It can be unpickled as an optimisation or as a layer of a graph. Whoever uses it learns more.
+    """
 
     def __init__(self, *args: Any) -> None:
         pass
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse."""
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise CodeMissing
 
-    def __getattr__(self, name: str) -> Any:
-        raise CodeMissing
+    __call__ = __getitem__ = __iter__ = __len__ = _refuse
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class CodeMissing(Exception):
-    """The `dask_worker_pools.CodeNotReceived` of the user, to whom it goes."""
+    """The user's `dask_worker_pools.CodeNotReceived`, as long as it has not got there."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return call, (_Named(f"{PACKAGE}.errors:CodeNotReceived"),)
+        root = __name__.removesuffix(".arrival")
+        source: str = sys.modules[root].__loader__.get_source(root)  # type: ignore[union-attr]
+        boot = bz2.compress(source.encode())
+        return eval, (
+            f"{FETCH}()",
+            {"root": root, "boot": boot, "what": ("arrival", "missing", ())},
+        )
 
 
-class _Named:
-    """An object that is looked up where it arrives."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return resolve_name, (self.name,)
+def missing() -> Exception:
+    """The error as this process knows it."""
+    try:
+        error: Exception = resolve_name(f"{PACKAGE}.errors:CodeNotReceived")()
+    except ImportError:
+        return CodeMissing()
+    return error

@@ -109,7 +109,8 @@ def test_what_is_public_arrives_as_itself(one: Any, dumps: Callable[[Any], bytes
 @pytest.mark.parametrize("one", FUNCTIONS, ids=name_of)
 def test_functions_look_like_functions(one: Any) -> None:
     """To who asks for help, its parameters or its source, a function is one."""
-    assert inspect.isroutine(one)
+    looks_like_one: bool = inspect.isroutine(one)
+    assert looks_like_one
     assert one.__doc__
     assert one.__name__ in inspect.getsource(one)
     assert inspect.signature(one) == inspect.signature(one.__wrapped__)
@@ -352,7 +353,7 @@ def test_source_in_short(given: str, short: str) -> None:
 
 def test_the_version_tells_the_content(tmp_path: Path) -> None:
     """Two versions of which a file differs, in name or content, are called differently."""
-    names = set()
+    names: set[str] = set()
     for file, content in [("a.py", "x"), ("a.py", "y"), ("b.py", "y"), ("c/b.py", "y")]:
         directory = tmp_path / str(len(names))
         (directory / file).parent.mkdir(parents=True)
