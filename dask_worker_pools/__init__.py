@@ -1,14 +1,11 @@
 """Say once which pool of workers a dataset belongs to, and move the fewest bytes between pools."""
 
-import sys
-
-import cloudpickle
-
 from dask_worker_pools import patches
 from dask_worker_pools.annotations import pool
 from dask_worker_pools.collection import get_pool, plan_pools, propagate_pools_in_collection
 from dask_worker_pools.errors import (
     AmbiguousPool,
+    CodeNotReceived,
     ConflictingPools,
     InvalidType,
     InvalidValue,
@@ -34,6 +31,7 @@ from dask_worker_pools.visualize import GraphvizNotFound, visualize_pools
 
 __all__ = [
     "AmbiguousPool",
+    "CodeNotReceived",
     "ConflictingPools",
     "DeclaredSizeError",
     "Explanation",
@@ -61,9 +59,6 @@ __all__ = [
     "propagate_pools_in_collection",
     "visualize_pools",
 ]
-
-# What this package sends to the scheduler travels by value: it need not be installed there.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 install()
 patches.install()

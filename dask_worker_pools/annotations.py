@@ -19,6 +19,7 @@ from dask.typing import Key
 
 from dask_worker_pools.amounts import size_in_bytes
 from dask_worker_pools.pool_error import InvalidType, InvalidValue
+from dask_worker_pools.travel import Travels, travels
 
 PREFIX = "pool-"
 
@@ -42,6 +43,7 @@ COMBINABLE = frozenset({"retries", "priority", "resources", "workers", "allow_ot
 Annotations = dict[str, Any]
 
 
+@travels
 def pool(*names: str | None, nbytes: float | str | None = None) -> _PoolContext:
     """Say which pool of workers the collections created in this block belong to.
 
@@ -102,7 +104,7 @@ def pool(*names: str | None, nbytes: float | str | None = None) -> _PoolContext:
 _open: ContextVar[tuple[AbstractContextManager[Any], ...]] = ContextVar("_open", default=())
 
 
-class _PoolContext(ContextDecorator):
+class _PoolContext(ContextDecorator, metaclass=Travels):
     """The block that `pool` opens. It may be entered again inside itself, and elsewhere."""
 
     def __init__(self, names: tuple[str, ...], said: Annotations) -> None:
@@ -132,7 +134,7 @@ def _entering(names: tuple[str, ...], surrounding: Mapping[str, Any]) -> Annotat
     said: Annotations = {POOL_KEY: one or names or BLOCKED}
     inherited = surrounding.get("resources", {})
     if callable(inherited):
-        return said | {"resources": _with_pool_by_key(inherited, one)}
+        return said | {"resources": _WithPool(inherited, one)}
     resources = _resources_in(one, inherited)
     # Nested annotations can replace a key but not remove it: write "resources" only if needed.
     return said | ({"resources": resources} if resources or inherited else {})
@@ -143,15 +145,16 @@ def _resources_in(name: str | None, inherited: Mapping[str, float]) -> dict[str,
     return counted if name is None else counted | {PREFIX + name: 0}
 
 
-def _with_pool_by_key(
-    inherited: Callable[[Key], Any], name: str | None
-) -> Callable[[Key], dict[str, float]]:
-    # A nested function travels to the scheduler by value; a class of this module would not.
-    def resources(key: Key) -> dict[str, float]:
-        found = inherited(key)
-        return _resources_in(name, found if isinstance(found, Mapping) else {})
+class _WithPool(metaclass=Travels):
+    """Resources that are told key by key, with a pool among them."""
 
-    return resources
+    def __init__(self, inherited: Callable[[Key], Any], name: str | None) -> None:
+        self.inherited = inherited
+        self.name = name
+
+    def __call__(self, key: Key) -> dict[str, float]:
+        found = self.inherited(key)
+        return _resources_in(self.name, found if isinstance(found, Mapping) else {})
 
 
 def check_nbytes(nbytes: Any) -> float:

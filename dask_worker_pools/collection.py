@@ -34,10 +34,12 @@ from dask_worker_pools.options import UNSAID, LinkCosts, Options, Unsaid, only_s
 from dask_worker_pools.parts import split_by_pool
 from dask_worker_pools.plan import Plan
 from dask_worker_pools.propagate import current_options
+from dask_worker_pools.travel import travels
 
 T = TypeVar("T")
 
 
+@travels
 def get_pool(collection: Any) -> str | None:
     """Return the pool of a collection's output.
 
@@ -82,6 +84,7 @@ def get_pool(collection: Any) -> str | None:
     return pools[0] if len(pools) == 1 else None
 
 
+@travels
 def propagate_pools_in_collection(collection: T) -> T:
     """Return the same collection with a pool written on every task that should have one.
 
@@ -151,6 +154,7 @@ def _rebuild(collection: T, graph: HighLevelGraph) -> T:
     return cast("T", rebuild(graph, *arguments))
 
 
+@travels
 def plan_pools(
     *collections: Any,
     balance: float | Unsaid = UNSAID,

@@ -297,6 +297,20 @@ class UnknownTask(PoolError, KeyError):
         return f"no task and no layer of this plan is called {self.name!r}. {near}"
 
 
+class CodeNotReceived(PoolError, RuntimeError):
+    """The scheduler was not sent, on this connection, the code that plans the computation.
+
+    That is so when the connection was lost, and made anew, while a computation was being sent.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the scheduler has not received the code of dask_worker_pools that should have come "
+            "with an earlier computation: the connection was lost in between. Compute again, which "
+            "sends it anew."
+        )
+
+
 def _some(layers: Sequence[str], limit: int = 3) -> str:
     """The first layers, by the readable part of their names."""
     names = list(dict.fromkeys(map(key_split, layers)))

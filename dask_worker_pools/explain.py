@@ -13,6 +13,7 @@ from dask.typing import Key
 
 from dask_worker_pools.costs import cost, shipping
 from dask_worker_pools.errors import UnknownTask
+from dask_worker_pools.travel import Travels
 from dask_worker_pools.words import counted, listed, pool_name, short_names, size_text
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ MAX_POOLS = 6
 
 
 @dataclass(frozen=True, repr=False)
-class Explanation:
+class Explanation(metaclass=Travels):
     """Why tasks are where a plan has them. Outputs of unknown size count as the plan assumed.
 
     It prints as text, a line for each question.

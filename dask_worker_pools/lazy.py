@@ -13,8 +13,8 @@ V = TypeVar("V", covariant=True)
 class once(property, Generic[T]):
     """A property that is computed when it is first asked for, and kept.
 
-    As ``functools.cached_property``, which in Python 3.11 holds a lock, so that its class cannot
-    travel to the scheduler by value.
+    As ``functools.cached_property``, which in Python 3.11 holds a lock: where the scheduler is in
+    the user's process, their threads would wait for each other.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
@@ -34,9 +34,6 @@ class once(property, Generic[T]):
         if name not in kept:
             kept[name] = self.fget(instance)
         return kept[name]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return once, (self.fget,)
 
 
 class Later(Mapping[K, V]):

@@ -15,9 +15,10 @@ from distributed.system import MEMORY_LIMIT
 from dask_worker_pools.amounts import amount, size_in_bytes
 from dask_worker_pools.annotations import PREFIX, check_pool_name, pool_of_resource
 from dask_worker_pools.errors import InvalidType, InvalidValue
+from dask_worker_pools.travel import Travels
 
 
-class LocalPoolCluster(LocalCluster):
+class LocalPoolCluster(LocalCluster, metaclass=Travels):
     """A scheduler and workers on this machine, each worker in a pool.
 
     The worker ``A-0`` is the first of pool ``A``; it is what

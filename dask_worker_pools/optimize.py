@@ -72,9 +72,12 @@ NOWHERE = ""
 ANY_OF = ","
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pass:
-    """The pass, with all that it needs to know where it runs."""
+    """The pass, with all that it needs to know where it runs.
+
+    Dask sorts collections by their optimisation: it is equal to itself, and hashable.
+    """
 
     options: Options = field(default_factory=Options)
     #: the user's own optimisations, which take the place of Dask's

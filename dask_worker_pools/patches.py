@@ -14,6 +14,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from dask_worker_pools import clones
+from dask_worker_pools.delivery import sending
 from dask_worker_pools.expr.ignored import warn_if_ignored
 from dask_worker_pools.expr.sequence import as_graphs, as_one_group
 from dask_worker_pools.propagate import grouped, hooked
@@ -60,6 +61,12 @@ def _function(found: Any) -> Any:
     return found.__func__ if isinstance(found, staticmethod) else found
 
 
+def _to_scheduler(send: Method, client: Any, expr: Any, *args: Any, **kwargs: Any) -> Any:
+    """Send a graph to a scheduler, with the code that it needs there."""
+    warn_if_ignored(expr)
+    return sending(send, client, expr, *args, **kwargs)
+
+
 _CLONE = ("self", "keys", "seed", "bind_to")
 _GROUPBY = ("self", "grouper", "method", "npartitions", "blocksize", "max_branch", "shuffle")
 _TO_SCHEDULER = (
@@ -85,7 +92,7 @@ PATCHES: tuple[Patch, ...] = (
     Patch("dask._expr:_ExprSequence", "_simplify_down", ("self",), as_graphs),
     Patch("dask._expr:_HLGExprSequence", "_tune_down", ("self",), as_one_group),
     Patch("dask.bag:Bag", "groupby", _GROUPBY, grouped),
-    Patch("distributed:Client", "_graph_to_futures", _TO_SCHEDULER, warn_if_ignored),
+    Patch("distributed:Client", "_graph_to_futures", _TO_SCHEDULER, _to_scheduler),
 )
 
 

@@ -7,20 +7,23 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import chain
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dask.typing import Key
 from dask.utils import key_split
 
-from dask_worker_pools.costs import cost, shipping
-from dask_worker_pools.explain import Explanation, Unit, explain
 from dask_worker_pools.lazy import once
-from dask_worker_pools.report import as_html, as_text
+from dask_worker_pools.travel import Travels
 from dask_worker_pools.words import counted, short_names, size_text
+
+if TYPE_CHECKING:
+    from dask_worker_pools.explain import Explanation, Unit
+
+# What only readers of a plan ask for is imported where it is: the scheduler need not be sent it.
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(metaclass=Travels):
     """One task's output, shipped to one other pool.
 
     It counts once however many tasks of the target pool consume it.
@@ -58,7 +61,7 @@ def landing_key(key: Key, target: str) -> Key:
 
 
 @dataclass(frozen=True, repr=False)
-class Plan:
+class Plan(metaclass=Travels):
     """A pool, or none, for every task of a graph, and what follows from it.
 
     Properties are computed once: the mappings must not be changed afterwards.
@@ -169,6 +172,8 @@ class Plan:
         Unlike `total_bytes` it counts outputs of unknown size as `assumptions` say, and what goes
         to and from tasks that may run in any pool by the pools' shares of `capacity`.
         """
+        from dask_worker_pools.costs import cost, shipping
+
         return cost(self, shipping(self, self.consumers))
 
     # --- Layers ---------------------------------------------------------------------------------
@@ -356,14 +361,20 @@ class Plan:
           ships      nothing
           elsewhere  B would cost 792 B more (next best)
         """
+        from dask_worker_pools.explain import explain
+
         return explain(self, name)
 
     # --- For readers ----------------------------------------------------------------------------
 
     def __repr__(self) -> str:
+        from dask_worker_pools.report import as_text
+
         return as_text(self)
 
     def _repr_html_(self) -> str:
+        from dask_worker_pools.report import as_html
+
         return as_html(self)
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+from dask_worker_pools.travel import Travels
 
-class PoolError(Exception):
+
+class PoolError(Exception, metaclass=Travels):
     """What this package raises when pools cannot be honoured.
 
     Raised in the scheduler process as well as in the user's, so every subclass can be pickled:

@@ -29,7 +29,7 @@ from dask_worker_pools.kinds import Kind
 from dask_worker_pools.optimize import Pass
 from dask_worker_pools.options import UNSAID, LinkCosts, Missing, Options, Unsaid, only_said
 from dask_worker_pools.own import Brought
-from dask_worker_pools.travel import ByValue
+from dask_worker_pools.travel import ByValue, Travels, is_sending
 
 #: The configuration keys under which Dask looks for an optimisation.
 CONFIG: dict[str, Kind] = {
@@ -49,7 +49,7 @@ _on: list[propagate_pools] = []
 _own: ContextVar[tuple[propagate_pools, ...]] = ContextVar("propagate_pools", default=())
 
 
-class propagate_pools:
+class propagate_pools(metaclass=Travels):
     """Give every task downstream of a pinned one the pool that moves the fewest bytes.
 
     Use it as a context manager, or call it to turn propagation on for the rest of the session.
@@ -184,19 +184,33 @@ class Hook:
     """Stands in Dask's configuration and becomes a `Pass` where and when it is used.
 
     Hooks are equal unless they hold other optimisations, which is how Dask knows that collections
-    may be optimised together.
+    may be optimised together. One that a process inherits with its configuration stays a hook, and
+    keeps to what was asked for where it comes from.
     """
 
-    def __init__(self, own: Brought = ()) -> None:
+    def __init__(self, own: Brought = (), inherited: Pass | None = None) -> None:
         #: what each of the collections brings along, in their order; () if none brings anything
         self.own = own if any(own) else ()
+        self.inherited = inherited
 
     def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> HighLevelGraph:
         """Run the pass in this process."""
-        return _current_pass(None, self.own)(graph, keys, **kwargs)
+        return self.current_pass(None)(graph, keys, **kwargs)
+
+    def current_pass(self, clients: frozenset[str] | None) -> Pass:
+        """The pass as this thread asked for it, or else as any other did, or another process."""
+        return _current_pass(clients, self.own, self.inherited)
+
+    def __copy__(self) -> Hook:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ByValue(pass_from), (asked(self.own),)
+        if is_sending():
+            return ByValue(pass_from), (_said(self.current_pass(client_ids())),)
+        return ByValue(inherited_hook), (_said(self.current_pass(None)),)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Hook) and self.own == other.own
@@ -237,9 +251,12 @@ def grouped(original: Callable[..., Any], bag: Any, *args: Any, **kwargs: Any) -
     return original(*said.args, **said.kwargs)
 
 
-def asked(own: Brought = ()) -> bytes:
+def asked() -> bytes:
     """The pass that is asked for here and now, for `pass_from` in the scheduler."""
-    now = _current_pass(client_ids(), own)
+    return _said(_current_pass(client_ids()))
+
+
+def _said(now: Pass) -> bytes:
     options = {f.name: getattr(now.options, f.name) for f in fields(Options)}
     said: bytes = cloudpickle.dumps(
         (options, now.optimizations, now.surrounding, now.clients, now.own)
@@ -266,10 +283,17 @@ def _current() -> propagate_pools | None:
         return next(iter((own or _on)[-1:]), None)
 
 
-def _current_pass(clients: frozenset[str] | None, own: Brought = ()) -> Pass:
-    """The pass as this thread asked for it, or else as any other did."""
+def inherited_hook(said: bytes) -> Hook:
+    """The hook of a process that inherits the configuration of another."""
+    return Hook(inherited=pass_from(said))
+
+
+def _current_pass(
+    clients: frozenset[str] | None, own: Brought = (), inherited: Pass | None = None
+) -> Pass:
+    """The pass as this thread asked for it, or else as any other did, or another process."""
     surrounding = dask.get_annotations()
-    now = _current()
+    now = _current() or inherited
     if now is None:  # built inside the block, used after it
         return Pass(surrounding=surrounding, clients=clients, own=own)
     return Pass(now.options, now.optimizations, surrounding, clients, own)

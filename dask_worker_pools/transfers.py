@@ -14,10 +14,11 @@ from distributed import Client, SchedulerPlugin, WorkerPlugin
 
 from dask_worker_pools.annotations import pool_of_resource
 from dask_worker_pools.errors import InvalidType
+from dask_worker_pools.travel import Travels, travels
 
 
 @dataclass(frozen=True)
-class MeasuredTransfer:
+class MeasuredTransfer(metaclass=Travels):
     """One message with data from one worker to another."""
 
     keys: tuple[Hashable, ...]  #: the tasks whose results it held
@@ -29,7 +30,7 @@ class MeasuredTransfer:
     seconds: float  #: from the request until all had arrived
 
 
-class Transfers:
+class Transfers(metaclass=Travels):
     """What moved while a block of `measure_transfers` ran; filled when the block ends."""
 
     def __init__(self) -> None:
@@ -63,6 +64,7 @@ class Transfers:
         return sum(t.nbytes for t in self.transfers if t.source_pool != t.target_pool)
 
 
+@travels
 def measure_transfers(client: Client) -> _Measurement:
     """Measure the bytes that move between workers while a block runs.
 

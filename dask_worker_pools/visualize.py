@@ -21,6 +21,7 @@ from dask_worker_pools.colors import fill_of, pool_colors, readable_on
 from dask_worker_pools.errors import InvalidType, InvalidValue, PoolError
 from dask_worker_pools.options import UNSAID, LinkCosts, Unsaid, only_said
 from dask_worker_pools.plan import Plan, Transfer
+from dask_worker_pools.travel import travels
 from dask_worker_pools.words import bytes_text, counted, pool_name
 
 Level = Literal["layer", "task"]
@@ -104,6 +105,7 @@ class GraphvizNotFound(PoolError, RuntimeError):
         )
 
 
+@travels
 def visualize_pools(
     *objs: Any,
     filename: str | os.PathLike[str] | None = "dask-pools.svg",

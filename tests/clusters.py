@@ -82,18 +82,17 @@ class PoolCluster:
         self._blocker = directory / "blocker"
         self._blocker.mkdir()
         (self._blocker / "sitecustomize.py").write_text(_BLOCKER)
-        self._scheduler, self._scheduler_log = self._start_scheduler(scheduler_config)
+        self._scheduler_config = scheduler_config
+        self._scheduler, self._scheduler_log = self._start_scheduler()
         self._client: Client | None = None
         #: ``tcp://127.0.0.1:port`` of the scheduler.
         self.address = ""
 
-    def _start_scheduler(
-        self, config: Mapping[str, Any] | None
-    ) -> tuple[subprocess.Popen[bytes], Path]:
+    def _start_scheduler(self, port: str = "0") -> tuple[subprocess.Popen[bytes], Path]:
         return self._spawn(
             "scheduler",
             [
-                *("scheduler", "--host", HOST, "--port", "0", "--no-show", "--no-dashboard"),
+                *("scheduler", "--host", HOST, "--port", port, "--no-show", "--no-dashboard"),
                 # The HTTP routes exist without a dashboard, and would listen on all interfaces.
                 *("--dashboard-address", f"{HOST}:0"),
                 *("--scheduler-file", str(self._scheduler_file)),
@@ -101,7 +100,18 @@ class PoolCluster:
                 *("--idle-timeout", "30 minutes"),
             ],
             self.env,
-            {**self.config, **(config or {})},
+            {**self.config, **(self._scheduler_config or {})},
+        )
+
+    def restart_scheduler(self) -> None:
+        """End the scheduler, with its workers, and start another at the same address."""
+        _end([worker.process for worker in self.workers.values()])
+        self.workers.clear()
+        _end([self._scheduler])
+        self._scheduler_file.unlink(missing_ok=True)
+        self._scheduler, self._scheduler_log = self._start_scheduler(self.address.split(":")[-1])
+        self._wait(
+            self._scheduler_file.exists, self._scheduler, self._scheduler_log, "The scheduler"
         )
 
     @property

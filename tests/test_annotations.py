@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import threading
 from typing import Any
 
@@ -84,9 +83,6 @@ def test_callable_resources_get_the_pool_key_by_key() -> None:
         resources = said()["resources"]
     assert resources("x") == {"GPU": 1, "pool-A": 0}
     assert resources("y") == {"pool-A": 0}
-    # Found by no name in this package, it is pickled by value, for schedulers without it.
-    with pytest.raises((AttributeError, pickle.PicklingError)):
-        pickle.dumps(resources)
     assert cloudpickle.loads(cloudpickle.dumps(resources))("x") == {"GPU": 1, "pool-A": 0}
 
 

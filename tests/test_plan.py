@@ -633,7 +633,7 @@ def test_what_was_computed_is_no_part_of_the_plan(fan: Plan) -> None:
         fan.transfers = ()
 
 
-def test_travels_by_value(fan: Plan) -> None:
+def test_travels(fan: Plan) -> None:
     """A plan and its class work where this package is not installed.
 
     load (A) → mean (A) → use.0, use.1, use.2 (B), far (C)
@@ -643,7 +643,7 @@ def test_travels_by_value(fan: Plan) -> None:
         "cls, plan = pickle.load(sys.stdin.buffer)\n"
         "plan = cls(plan.pools, plan.dependencies, plan.layer_of, plan.sizes, plan.pinned)\n"
         "assert plan.transfers is plan.transfers\n"
-        "assert plan._repr_html_().startswith('<pre>')\n"
+        "assert plan._repr_html_().startswith('<')\n"
         "out = [repr(plan), repr(plan.transfers), plan.cost, repr(plan.explain('mean'))]\n"
         "sys.stdout.buffer.write(pickle.dumps(out))"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import pickle
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -183,16 +182,6 @@ def test_an_optimization_that_is_no_function_is_refused() -> None:
     ):
         propagate_pools()
     assert not is_on()
-
-
-def test_pass_is_pickled_by_value() -> None:
-    """What is sent to the scheduler names no module of this package, and is the pass of now."""
-    with propagate_pools(missing="wait"), dask.annotate(priority=1):
-        sent = pickle.dumps(Hook())
-    arrived = pickle.loads(sent)
-    assert arrived.options.missing == "wait"
-    assert arrived.surrounding == {"priority": 1}
-    assert b"dask_worker_pools.optimize\n" not in sent
 
 
 def test_surrounding_pool_pins_what_is_free() -> None:

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_worker_pools.sizes import DeclaredSizeError, layer_sizes, output_sizes
+from dask_worker_pools.travel import ByValue
 
 
 def zeros(shape: Any = (8, 6), chunks: Any = (4, 3)) -> da.Array:
@@ -389,10 +390,11 @@ def test_no_graph_raises(tasks: list[Any]) -> None:
     assert all(np.isfinite(size) for size in sizes.values())
 
 
-def test_travels_by_value(tmp_path: Path) -> None:
+def test_functions_travel(tmp_path: Path) -> None:
     """The functions work in a process that has Dask and not this package."""
     x = zeros((40, 30), (10, 15)).rechunk((7, 30)).std(axis=0)
-    (tmp_path / "call").write_bytes(cloudpickle.dumps((output_sizes, layer_sizes, x.dask)))
+    sent = ByValue(output_sizes), ByValue(layer_sizes), x.dask
+    (tmp_path / "call").write_bytes(cloudpickle.dumps(sent))
     code = (
         "import pickle, sys; sys.modules['dask_worker_pools'] = None;"
         "f, g, graph = pickle.load(open('call', 'rb'));"

@@ -11,8 +11,9 @@ from typing import Any
 
 from dask._expr import Expr
 
+from dask_worker_pools.expr.again import marked_again
 from dask_worker_pools.expr.layer import sent
-from dask_worker_pools.expr.markers import KINDS, Marker, bare, marked_again
+from dask_worker_pools.expr.markers import KINDS, Marker, bare
 from dask_worker_pools.travel import ByValue
 
 #: Modules that have a class ``ArrayExpr``.

@@ -10,10 +10,12 @@ from dask_worker_pools.annotations import BLOCKED, check_pool_name
 from dask_worker_pools.errors import ConflictingPools, InvalidType
 from dask_worker_pools.expr.markers import Marker, bare, kind_of, lifted, marker, unmarked
 from dask_worker_pools.expr.said import NOTHING, Said
+from dask_worker_pools.travel import travels
 
 T = TypeVar("T")
 
 
+@travels
 def assign_pool(collection: T, name: str | None) -> T:
     """Say which pool a collection belongs to, for one that was built outside of `pool`.
 

@@ -5,7 +5,7 @@ known without a task of it, and a layer without tasks stands for it while pools 
 turns out to run in one pool as a whole, and so does an input that only it needs, then both are
 fused as Dask would have done had no marker been between them.
 
-What is here travels to the scheduler by value, with all that it refers to.
+What is here is sent to the scheduler, with the source of all that it refers to.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from dask.dataframe.dask_expr._expr import Blockwise
 from dask.dataframe.dask_expr._expr import Expr as FrameExpr
 from dask.typing import Key
 
+from dask_worker_pools.expr.again import marked_again
 from dask_worker_pools.expr.layer import sent
-from dask_worker_pools.expr.markers import KINDS, Marker, bare, marked_again, marker
+from dask_worker_pools.expr.markers import KINDS, Marker, bare, marker
 from dask_worker_pools.expr.places import within
 from dask_worker_pools.expr.registry import register
 from dask_worker_pools.travel import ByValue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -34,13 +34,8 @@ def unasked() -> Iterator[None]:
         _unasked.reset(token)
 
 
-def warn_if_ignored(
-    original: Callable[..., Any], client: Any, expr: Any, *args: Any, **kwargs: Any
-) -> Any:
-    """Say that pools are ignored where something with a pool goes to a cluster.
-
-    Goes around `Client._graph_to_futures`, which is called once a computation.
-    """
+def warn_if_ignored(expr: Any) -> None:
+    """Say that pools are ignored, of something with a pool that goes to a cluster."""
     if not is_on() and not _unasked.get() and inside() == () and _says_pool(expr):
         warnings.warn(
             "Something with a pool is computed outside of propagate_pools(): pools are ignored. "
@@ -48,7 +43,6 @@ def warn_if_ignored(
             PoolsIgnored,
             stacklevel=_outside_of_dask(),
         )
-    return original(client, expr, *args, **kwargs)
 
 
 def _says_pool(expr: Any) -> bool:

@@ -9,6 +9,7 @@ a pool is a marker.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -148,6 +149,9 @@ KINDS: list[type[Any]] = []
 
 def kind_of(expr: Any) -> type[Any] | None:
     """The kind of marker for an expression, if there is one."""
+    if "dask.dataframe" in sys.modules:
+        # It registers itself, where that has not been done: in tasks, on workers.
+        from dask_worker_pools.expr import frames  # noqa: F401
     found = next((kind for kind in KINDS if isinstance(expr, kind.family)), None)
     if found is None and isinstance(expr, Expr):
         from dask_worker_pools.expr.arrays import kind_of_array
@@ -156,15 +160,10 @@ def kind_of(expr: Any) -> type[Any] | None:
     return found
 
 
-def marked_again(frame: Any, place: Place, *said: Any) -> Any:
-    """A marker that was pickled; what it marked, where this package is not installed."""
-    try:
-        from dask_worker_pools.expr import markers
-        from dask_worker_pools.expr import said as here
-    except ImportError:
-        return frame
-    kind = markers.kind_of(frame)
-    return frame if kind is None else kind(frame, place, here.Said(*said))
+def marked(frame: Any, place: Place, *said: Any) -> Any:
+    """A marker of the kind that fits; `frame` itself, if there is none."""
+    kind = kind_of(frame)
+    return frame if kind is None else kind(frame, place, Said(*said))
 
 
 def marker(kind: type[Any], frame: Any, place: Place, said: Said = NOTHING) -> Any:

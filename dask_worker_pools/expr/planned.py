@@ -4,7 +4,7 @@ Where an expression and all that it is made of lie in one pool, its tasks get th
 being looked at. Only the tasks between pools are planned; at their borders a stub stands for what
 they take of the rest. Blockwise expressions become tasks after that, and only once.
 
-What is here travels to the scheduler by value, with all that it refers to.
+What is here is sent to the scheduler, with the source of all that it refers to.
 """
 
 from __future__ import annotations
@@ -313,7 +313,7 @@ class PlannedLayer(MaterializedLayer):
         Layer.__init__(self, {"": ""}, {"type": FRAME})
         self.placed = placed
         self.run = run
-        # No `cached_property`: it holds a lock in Python 3.11, and cannot travel by value.
+        # No `cached_property`: it holds a lock in Python 3.11, for which threads may wait.
         self._layer: MaterializedLayer | None = None
 
     @classmethod

@@ -77,12 +77,13 @@ def as_one_group(original: Callable[..., Any], sequence: _HLGExprSequence) -> An
     and takes the results in the order of these groups, whatever the order of the call.
     """
     operands = sequence.operands
-    if len(operands) < 2 or not any(map(_is_hooked, operands)):
+    hook = next((op.low_level_optimizer for op in operands if _is_hooked(op)), None)
+    if len(operands) < 2 or hook is None:
         return original(sequence)
     return _HLGExprSequence(
         _HLGExprGroup(
             dsk=HighLevelGraph.merge(*(op.hlg for op in operands)),
-            low_level_optimizer=Hook(tuple(map(_own, operands))),
+            low_level_optimizer=Hook(tuple(map(_own, operands)), hook.inherited),
             output_keys=[op.__dask_keys__() for op in operands],
             postcompute=[op.postcompute for op in operands],
         )
