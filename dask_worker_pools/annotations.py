@@ -217,6 +217,15 @@ def is_planned(annotations: Mapping[str, Any]) -> bool:
     return annotations.get(POOL_KEY) is PLANNED
 
 
+def said_inside(inner: Annotations, outer: Annotations) -> Annotations:
+    """Annotations of a task that has `inner` of its own and stands where `outer` holds."""
+    both = outer | inner
+    if POOL_KEY in inner and "resources" in outer and "resources" not in inner:
+        # Several pools, or none, are no resources: those of the outer pool would win over them.
+        both["resources"] = without_pools(outer["resources"])
+    return both
+
+
 def without_pool(annotations: Mapping[str, Any]) -> Annotations:
     """Everything that `annotations` say to others than this package."""
     rest = {name: value for name, value in annotations.items() if name not in OWN_KEYS}

@@ -15,6 +15,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key
 
 from dask_worker_pools.annotations import (
+    BLOCKED,
     PREFIX,
     annotations_by_key,
     pools_in,
@@ -124,7 +125,7 @@ def propagate_pools_in_collection(collection: T) -> T:
             planned = not tasks.is_users(key)
             annotations[key] = with_pool(annotations[key], PREFIX + where, planned)
         elif key in blocked:
-            annotations[key] = without_surrounding_pool(annotations[key], blocked=True)
+            annotations[key] = without_surrounding_pool(annotations[key], BLOCKED)
     return _rebuild(collection, split_by_pool(graph, tasks.by_key, annotations, plan.pools))
 
 

@@ -29,6 +29,7 @@ from dask_worker_pools.annotations import (
     is_blocked,
     is_planned,
     pools_in,
+    said_inside,
     without_pool,
 )
 from dask_worker_pools.edges import MARK, Chunk, Edges
@@ -225,7 +226,7 @@ def _read_layer(name: str, layer: Layer, chunks: Collection[Chunk], tasks: TaskG
         return
     held = [tasks.key_of[number] for number in numbers]
     said = dict(annotations_by_key(spoken, held))
-    said |= {key: said.get(key, {}) | mark for key, mark in marks.items()}
+    said |= {key: said_inside(mark, said.get(key, {})) for key, mark in marks.items()}
     # Keys mostly share one dict: look into each dict once.
     alike: dict[int, tuple[Annotations, list[int]]] = {}
     for key, own in said.items():
@@ -306,7 +307,7 @@ def _apply_surrounding(surrounding: Annotations, tasks: TaskGraph) -> None:
         if outer:
             tasks.annotations[key] = {**outer, **tasks.annotations.get(key, {})}
     for chunk in tasks.edges.chunks:
-        bound = tasks.pinned.keys() | tasks.blocked
+        bound = tasks.pinned.keys() | tasks.blocked | tasks.allowed.keys()
         free = {tasks.key_of[n]: n for n in chunk.numbers if n not in bound}
         for key, own in annotations_by_key(surrounding, free):
             if pools := pools_in(own):

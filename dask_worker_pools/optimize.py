@@ -64,6 +64,8 @@ if TYPE_CHECKING:
 
 #: Stands for the place of blocked tasks; no pool can have this name.
 NOWHERE = ""
+#: Stands between the pools any of which tasks may run in; no pool can have it in its name.
+EITHER = ","
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Pass:
         scheduler = None if self.clients is None else find_scheduler(self.clients)
         cluster = Cluster.met(tasks, self.options, scheduler)
         plan = make_plan(graph, tasks, self.options, cluster)
-        return Planned(graph, tasks, cluster, plan, scheduler)
+        return Planned(graph, tasks, cluster, plan, scheduler, again=self.clients is None)
 
     def check(self, planned: Planned) -> None:
         """See to it that there are workers for the pools of a plan."""
@@ -126,10 +128,9 @@ class Pass:
         if planned.scheduler is not None:
             add_landings(result, planned.tasks.located())
         override = "resources" in self.surrounding
-        again = self.clients is None
-        if again:
+        if planned.again:
             _keep_declared_sizes(result, planned.graph, planned.tasks)
-        return _write(result, planned.cluster.resources, planned.tasks, override, again)
+        return _write(result, planned.cluster.resources, planned.tasks, override, planned.again)
 
 
 @dataclass(frozen=True)
@@ -141,13 +142,21 @@ class Planned:
     cluster: Cluster
     plan: Plan
     scheduler: Scheduler | None
+    again: bool  #: the graph stays in this process: the pass may read what it writes here
 
     def places(self) -> dict[Key, str | None]:
         """Where each task runs.
 
-        Blocked tasks are in a place of their own: fused with others they would lose the mark.
+        Blocked tasks are in a place of their own: fused with others they would lose the mark. So
+        are those that may run in any of several pools, if they may be planned again, on a cluster:
+        and what only follows from such tasks gets no pool before that.
         """
-        return {**self.plan.pools, **dict.fromkeys(self.tasks.blocked_keys(), NOWHERE)}
+        places = {**self.plan.pools, **dict.fromkeys(self.tasks.blocked_keys(), NOWHERE)}
+        if self.again and (several := self.tasks.allowed_by_key()):
+            pinned = {*self.tasks.pinned.values(), NOWHERE}
+            places = {key: place if place in pinned else None for key, place in places.items()}
+            places |= {key: EITHER.join(pools) for key, pools in several.items()}
+        return places
 
 
 @dataclass(frozen=True)
@@ -344,10 +353,13 @@ def _write(
 def _own_annotations(
     own: Annotations, pool: str | None, resources: Mapping[str, str], planned: bool, override: bool
 ) -> Annotations:
+    if pool and EITHER in pool:
+        return without_surrounding_pool(own, tuple(pool.split(EITHER)))
     if pool:
         return with_pool(own, resources[pool], planned)
-    blocked = pool == NOWHERE
-    return without_surrounding_pool(own, blocked) if blocked or override else own
+    if pool == NOWHERE:
+        return without_surrounding_pool(own, BLOCKED)
+    return without_surrounding_pool(own) if override else own
 
 
 def with_pool(annotations: Annotations, resource: str, planned: bool) -> Annotations:
@@ -359,7 +371,12 @@ def with_pool(annotations: Annotations, resource: str, planned: bool) -> Annotat
     return {**own, POOL_KEY: PLANNED} if planned else own
 
 
-def without_surrounding_pool(annotations: Annotations, blocked: bool) -> Annotations:
-    """Annotations of a task without pool: resources said around the computation do not count."""
+def without_surrounding_pool(
+    annotations: Annotations, said: tuple[str, ...] | bool | None = None
+) -> Annotations:
+    """Annotations of a task without a pool of its own: resources said around it do not count.
+
+    `said` are the pools that it may run in, or `BLOCKED`.
+    """
     own = {**annotations, "resources": annotations.get("resources", {})}
-    return {**own, POOL_KEY: BLOCKED} if blocked else own
+    return own if said is None else {**own, POOL_KEY: said}
