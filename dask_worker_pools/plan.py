@@ -163,6 +163,21 @@ class Plan:
         return sum(self.bytes_by_link.values())
 
     @once
+    def read_anywhere(self) -> tuple[Key, ...]:
+        """Outputs of pools that tasks without a pool read, wherever these will run.
+
+        Each may have to be sent there, or not: it is in none of the transfers.
+        """
+        anywhere = (inputs for key, inputs in self.dependencies.items() if self.is_anywhere(key))
+        read = dict.fromkeys(chain.from_iterable(anywhere))
+        return tuple(key for key in read if self.place_of(key) is not None)
+
+    @property
+    def bytes_read_anywhere(self) -> float:
+        """Bytes that may be sent to tasks without a pool; unknown sizes count nothing."""
+        return sum(self.sizes.get(key, 0.0) for key in self.read_anywhere)
+
+    @once
     def cost(self) -> float:
         """What the pools were chosen to keep low: size × link cost, over all that crosses.
 
@@ -311,14 +326,18 @@ class Plan:
         """Pool of a task or of data in memory; None = none, or not known."""
         return self.pools[key] if key in self.pools else self.pinned.get(key)
 
+    def is_anywhere(self, key: Key) -> bool:
+        """Whether a task has no pool."""
+        return key in self.pools and self.pools[key] is None
+
     @once
-    def _outside(self) -> Set[Key]:
-        """Data in memory that tasks need."""
-        return self.consumers.keys() - self.pools.keys()
+    def in_memory(self) -> tuple[Key, ...]:
+        """Data in memory that tasks need: results of an earlier computation, which are no tasks."""
+        return tuple(key for key in self.consumers if key not in self.pools)
 
     @once
     def _keys(self) -> Set[Key]:
-        return {*self.pools, *self._outside}
+        return {*self.pools, *self.in_memory}
 
     def explain(self, name: Hashable) -> Explanation:
         """Say why a task, or a layer of tasks, is where it is, and what other pools would cost.
@@ -374,7 +393,7 @@ class Plan:
         dict
             With ``pools`` (pool or None by task), ``transfers`` (each with ``key``, ``source``,
             ``target``, ``nbytes`` and ``landing``), ``bytes_by_link`` (bytes by source and then
-            target), ``total_bytes`` and ``assumptions``.
+            target), ``total_bytes``, ``bytes_read_anywhere`` and ``assumptions``.
 
         Examples
         --------
@@ -404,5 +423,6 @@ class Plan:
             ],
             "bytes_by_link": links,
             "total_bytes": float(self.total_bytes),
+            "bytes_read_anywhere": float(self.bytes_read_anywhere),
             "assumptions": list(self.assumptions),
         }

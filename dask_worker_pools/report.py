@@ -96,8 +96,33 @@ def between(plan: Plan) -> str:
     >>> between(Plan({"a": "A", "b": "B"}, {"a": [], "b": ["a"]}, {"a": "a", "b": "b"}, {"a": 8}))
     'Between pools: 8 B in 1 transfer (A → B)'
     """
+    said = [text for text in (_sent_in_all(plan), read_anywhere(plan)) if text]
+    return f"Between pools: {', and '.join(said)}" if said else "Nothing is sent between pools"
+
+
+def read_anywhere(plan: Plan, keys: Collection[Key] | None = None) -> str:
+    """Say how much tasks without a pool read of what is in pools; empty if they do not.
+
+    Examples
+    --------
+    >>> from dask_worker_pools.plan import Plan
+    >>> plan = Plan({"a": "A", "b": None}, {"a": [], "b": ["a"]}, {"a": "a", "b": "b"}, {"a": 8})
+    >>> read_anywhere(plan)
+    'up to 8 B read by tasks without a pool'
+    """
+    read = [key for key in plan.read_anywhere if keys is None or key in keys]
+    return f"up to {outputs_text(plan, read)} read by tasks without a pool" if read else ""
+
+
+def outputs_text(plan: Plan, keys: Collection[Key]) -> str:
+    """Write the bytes of outputs, or how many there are where no size is known."""
+    sizes = [plan.sizes.get(key) for key in keys]
+    return bytes_text(sizes) if set(sizes) != {None} else counted(len(sizes), "output")
+
+
+def _sent_in_all(plan: Plan) -> str:
     if not plan.transfers:
-        return "Nothing is sent between pools"
+        return ""
     by_link: defaultdict[str, list[Transfer]] = defaultdict(list)
     for transfer in plan.transfers:
         by_link[f"{transfer.source} → {transfer.target}"].append(transfer)
@@ -106,7 +131,7 @@ def between(plan: Plan) -> str:
     total = f"{_amount(plan.transfers)} in {counted(len(plan.transfers), 'transfer')}"
     if all(transfer.nbytes is None for transfer in plan.transfers):
         total = f"{counted(len(plan.transfers), 'transfer')} of unknown size"
-    return f"Between pools: {total} ({listed(texts, MAX_LINKS)})"
+    return f"{total} ({listed(texts, MAX_LINKS)})"
 
 
 def table(plan: Plan) -> tuple[list[Row], int]:
@@ -174,6 +199,9 @@ def _sent(plan: Plan, keys: Collection[Key]) -> str:
         for transfer in plan.transfers_of.get(key, ()):
             by_target[transfer.target].append(transfer)
     texts = [f"{target} {_amount(by_target[target])}" for target in sorted(by_target)]
+    own = set(keys)
+    if read := [key for key in plan.read_anywhere if key in own]:
+        texts.append(f"{pool_name(None)} ≤ {outputs_text(plan, read)}")
     return listed(texts, MAX_TARGETS)
 
 
