@@ -75,12 +75,12 @@ class NoSuchPool(PoolError, ValueError):
 
 
 class NoSuchWorker(PoolError, ValueError):
-    """Tasks of a pool ask for counted resources that no worker of the pool offers.
+    """Tasks ask for counted resources that no worker offers, or none of their pool.
 
     Attributes
     ----------
-    pool : str
-        The pool.
+    pool : str or None
+        The pool; None if no worker at all offers them.
     resources : dict of str to float
         What the tasks ask for besides it.
     n_tasks : int
@@ -92,19 +92,38 @@ class NoSuchWorker(PoolError, ValueError):
     fields = ("pool", "resources", "n_tasks", "layers")
 
     def __init__(
-        self, pool: str, resources: Mapping[str, float], n_tasks: int, layers: Sequence[str]
+        self, pool: str | None, resources: Mapping[str, float], n_tasks: int, layers: Sequence[str]
     ) -> None:
         self.pool = pool
         self.resources = dict(resources)
         self.n_tasks = n_tasks
         self.layers = tuple(layers)
-        asked = ", ".join(f"{name}={amount:g}" for name, amount in self.resources.items())
+        offered = self._asked.replace(",", "")
+        if pool is None:
+            super().__init__(
+                f'{self.problem} Start one with --resources "{offered}", or let the tasks wait for '
+                'such workers with propagate_pools(missing="wait").'
+            )
+            return
         super().__init__(
-            f"{counted(n_tasks, 'task')} ({_some(self.layers)}) in pool {pool!r} ask for {asked}, "
-            f"but no worker of that pool offers it. Start one with "
-            f'--resources "pool-{pool}=1 {asked.replace(",", "")}", or keep these tasks out of '
-            "the pool."
+            f'{self.problem} Start one with --resources "pool-{pool}=1 {offered}", or keep these '
+            "tasks out of the pool."
         )
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, without what to do about it."""
+        tasks = f"{counted(self.n_tasks, 'task')} ({_some(self.layers)})"
+        if self.pool is None:
+            return f"{tasks} ask for {self._asked}, but no worker offers it."
+        return (
+            f"{tasks} in pool {self.pool!r} ask for {self._asked}, "
+            "but no worker of that pool offers it."
+        )
+
+    @property
+    def _asked(self) -> str:
+        return ", ".join(f"{name}={amount:g}" for name, amount in self.resources.items())
 
 
 class ConflictingPools(PoolError, ValueError):

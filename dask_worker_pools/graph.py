@@ -35,6 +35,7 @@ from dask_worker_pools.annotations import (
 from dask_worker_pools.edges import MARK, Chunk, Edges
 from dask_worker_pools.errors import ConflictingPools
 from dask_worker_pools.lazy import once
+from dask_worker_pools.placement import near_pools
 
 Dependencies = dict[Key, Set[Key]]
 
@@ -158,6 +159,23 @@ class TaskGraph:
             number: tuple(dict.fromkeys(names.get(pool, pool) for pool in any_of))
             for number, any_of in self.allowed.items()
         }
+
+    def near_pools(self) -> set[int]:
+        """The free tasks that will have a pool, as something links them to one."""
+        outside = range(len(self.edges.outside))
+        return {
+            *near_pools(
+                self.edges.inputs,
+                self.edges.counts,
+                self.pinned,
+                self.blocked.union(outside),
+                self.allowed,
+            )
+        }
+
+    def layers_of(self, numbers: Iterable[int]) -> list[str]:
+        """The layers of some tasks."""
+        return list(dict.fromkeys(self.by_key.layer_of[self.key_of[n]] for n in numbers))
 
     def prefer_live(self, live: Collection[str]) -> None:
         """Of several allowed pools, keep those that there are; all of them if there are none."""

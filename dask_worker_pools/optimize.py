@@ -41,6 +41,7 @@ from dask_worker_pools.cluster import (
     warn_clients,
 )
 from dask_worker_pools.edges import Chunk, Edges
+from dask_worker_pools.errors import NoSuchPool, NoSuchWorker
 from dask_worker_pools.fusion import Optimization, Tasks, fuse
 from dask_worker_pools.graph import (
     TaskGraph,
@@ -113,14 +114,8 @@ class Pass:
 
     def check(self, planned: Planned) -> None:
         """See to it that there are workers for the pools of a plan."""
-        if planned.scheduler is not None:
-            _check_missing(
-                planned.plan,
-                planned.cluster.resources,
-                planned.tasks,
-                planned.scheduler,
-                self.options.missing,
-            )
+        if planned.scheduler is not None and self.options.missing != "wait":
+            _check_missing(planned, planned.scheduler, self.options.missing)
 
     def finish(self, result: Tasks, planned: Planned) -> MaterializedLayer:
         """The tasks to run, with landings and with annotations for each."""
@@ -166,6 +161,7 @@ class Cluster:
     resources: Mapping[str, str]  #: the resource that stands for each pool
     names: Mapping[str, str]  #: what the workers call each pool that the user named
     capacity: Mapping[str, float]  #: threads of each pool; empty where there is no cluster
+    lacking: Sequence[NoSuchWorker] = ()  #: tasks that no worker at all could run
 
     @classmethod
     def met(cls, tasks: TaskGraph, options: Options, scheduler: Scheduler | None) -> Cluster:
@@ -179,28 +175,23 @@ class Cluster:
         if scheduler is None:
             return cls(resources, names, {})
         tasks.prefer_live({name[len(PREFIX) :] for name in offered})
-        restrict_to_workers(tasks, scheduler)
         data = pools_of_data(scheduler, tasks.edges.outside)
         tasks.locate({key: name[len(PREFIX) :] for key, name in data.items()})
+        lacking = restrict_to_workers(tasks, scheduler)
         capacity = {name[len(PREFIX) :]: n for name, n in threads(scheduler).items()}
-        return cls(resources, names, capacity)
+        return cls(resources, names, capacity, lacking)
 
 
-def _check_missing(
-    plan: Plan,
-    resources: Mapping[str, str],
-    tasks: TaskGraph,
-    scheduler: Scheduler,
-    missing: Missing,
-) -> None:
-    if missing == "wait":
-        return
-    for error in missing_pools(plan, resources, offered_resources(scheduler)):
+def _check_missing(planned: Planned, scheduler: Scheduler, missing: Missing) -> None:
+    plan, resources = planned.plan, planned.cluster.resources
+    absent = missing_pools(plan, resources, offered_resources(scheduler))
+    errors: list[NoSuchPool | NoSuchWorker] = [*absent, *planned.cluster.lacking]
+    for error in errors:
         if missing == "error":
             raise error
         warn_clients(scheduler, f"{error.problem} The tasks wait for workers that do.")
     if missing == "error":
-        check_counted(plan, resources, tasks.annotations, scheduler)
+        check_counted(plan, resources, planned.tasks.annotations, scheduler)
 
 
 def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster: Cluster) -> Plan:

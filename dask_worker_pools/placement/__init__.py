@@ -48,7 +48,7 @@ from typing import TypeVar, cast
 from dask_worker_pools.placement.balance import balanced
 from dask_worker_pools.placement.cuts import solve
 from dask_worker_pools.placement.kinds import Kernel, Kinds, crossing_late, linked_kinds, unlink
-from dask_worker_pools.placement.loose import loose_groups, share
+from dask_worker_pools.placement.loose import loose_groups, near_pools, share
 from dask_worker_pools.placement.problem import (
     GraphCycle,
     InvalidBalance,
@@ -75,6 +75,7 @@ __all__ = [
     "PlacementError",
     "Pool",
     "Pools",
+    "near_pools",
     "place",
     "place_numbered",
     "traffic",

@@ -13,10 +13,10 @@ from math import fsum
 
 import numpy as np
 
-from dask_worker_pools.placement.blocks import Numbers, blocks_of
+from dask_worker_pools.placement.blocks import Flags, Numbers, blocks_of
 from dask_worker_pools.placement.problem import Pools
 
-__all__ = ["Group", "loose_groups", "share"]
+__all__ = ["Group", "loose_groups", "near_pools", "share"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,66 @@ class Group:
 
     tasks: list[int]
     mask: int  #: bits of the pools that all of them may be in, at least one
+
+
+@dataclass(frozen=True, slots=True)
+class FreeBlocks:
+    """Free tasks by what is linked to each other through free tasks."""
+
+    block: Numbers  #: first task of the block of each task
+    free: Flags
+    held: set[int]  #: blocks with an edge to a task that holds them
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Sequence[int],
+        counts: Sequence[int],
+        fixed: Collection[int],
+        holding: Collection[int],
+    ) -> FreeBlocks:
+        """Find the blocks between `fixed` tasks; those of them that are `holding` hold blocks."""
+        source = np.array(inputs, np.int32)
+        user = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        free, holds = np.ones(len(counts), bool), np.zeros(len(counts), bool)
+        free[[*fixed]] = False
+        holds[[*holding]] = True
+        inner = free[source] & free[user]
+        block = blocks_of(len(counts), source[inner], user[inner])
+        held = (source[free[source] & holds[user]], user[free[user] & holds[source]])
+        return cls(block, free, {*block[np.concatenate(held)].tolist()})
+
+    def tasks_in(self, blocks: Collection[int]) -> list[int]:
+        """The free tasks of some blocks."""
+        found: list[int] = np.flatnonzero(self.free & np.isin(self.block, [*blocks])).tolist()
+        return found
+
+
+def near_pools(
+    inputs: Sequence[int],
+    counts: Sequence[int],
+    pinned: Collection[int],
+    fixed: Collection[int],
+    restricted: Collection[int],
+) -> list[int]:
+    """Free tasks that will have a pool: those linked to a pinned task, or to a restricted one.
+
+    Parameters
+    ----------
+    inputs, counts
+        As for `place_numbered`.
+    pinned, fixed : collection of int
+        Tasks that have a pool, and other tasks that are not to be placed.
+    restricted : collection of int
+        Free tasks that are restricted to some pools.
+
+    Examples
+    --------
+    >>> near_pools([0, 1], [0, 1, 1, 0], pinned=[0], fixed=[], restricted=[])
+    [1, 2]
+    """
+    blocks = FreeBlocks.of(inputs, counts, {*pinned, *fixed}, pinned)
+    return blocks.tasks_in(blocks.held.union(blocks.block[[*restricted]].tolist()))
 
 
 def loose_groups(
@@ -39,29 +99,17 @@ def loose_groups(
     Where no pool is allowed for all of a group, and where blocked tasks are near, which may be in
     any pool, some outputs cross: those are left to the cuts.
     """
-    source = np.array(inputs, np.int32)
-    user = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    free, somewhere = np.ones(len(counts), bool), np.zeros(len(counts), bool)
-    for task, label in fixed.items():
-        free[task], somewhere[task] = False, label <= pools.blocked
-    inner = free[source] & free[user]
-    block = blocks_of(len(counts), source[inner], user[inner])
-    held = _blocks(block, source[free[source] & somewhere[user]]) | _blocks(
-        block, user[free[user] & somewhere[source]]
-    )
+    somewhere = [task for task, label in fixed.items() if label <= pools.blocked]
+    blocks = FreeBlocks.of(inputs, counts, fixed, somewhere)
     allowed: dict[int, int] = {}
     for task, mask in masks.items():
-        first = int(block[task])
-        allowed[first] = allowed.get(first, pools.open) & mask
-    loose = {first: mask for first, mask in allowed.items() if mask and first not in held}
+        block = int(blocks.block[task])
+        allowed[block] = allowed.get(block, pools.open) & mask
+    loose = {block: mask for block, mask in allowed.items() if mask and block not in blocks.held}
     tasks: defaultdict[int, list[int]] = defaultdict(list)
-    for task in np.flatnonzero(free & np.isin(block, list(loose))).tolist():
-        tasks[int(block[task])].append(task)
-    return [Group(tasks[first], mask) for first, mask in loose.items()]
-
-
-def _blocks(block: Numbers, tasks: Numbers) -> set[int]:
-    return {*np.unique(block[tasks]).tolist()}
+    for task in blocks.tasks_in(loose):
+        tasks[int(blocks.block[task])].append(task)
+    return [Group(tasks[block], mask) for block, mask in loose.items()]
 
 
 def share(
