@@ -162,16 +162,23 @@ class TaskGraph:
 
     def near_pools(self) -> set[int]:
         """The free tasks that will have a pool, as something links them to one."""
-        outside = range(len(self.edges.outside))
-        return {
-            *near_pools(
-                self.edges.inputs,
-                self.edges.counts,
-                self.pinned,
-                self.blocked.union(outside),
-                self.allowed,
-            )
-        }
+        return self._linked(self.pinned, self.allowed)
+
+    def unsettled(self) -> set[int]:
+        """The tasks whose pool only a cluster can tell, and the free ones linked to them.
+
+        They may run in any of several pools, or on some workers only.
+        """
+        bound = {number for key in self.annotations if (number := self._asking(key)) is not None}
+        return self._linked((), bound.union(self.allowed) - self.pinned.keys() - self.blocked)
+
+    def _asking(self, key: Key) -> int | None:
+        own = self.annotations[key]
+        return self.number_of[key] if own.get("workers") or own.get("resources") else None
+
+    def _linked(self, pinned: Collection[int], restricted: Collection[int]) -> set[int]:
+        fixed = {*self.pinned, *self.blocked, *range(len(self.edges.outside))}
+        return {*near_pools(self.edges.inputs, self.edges.counts, pinned, fixed, restricted)}
 
     def layers_of(self, numbers: Iterable[int]) -> list[str]:
         """The layers of some tasks."""

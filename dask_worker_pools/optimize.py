@@ -144,12 +144,13 @@ class Planned:
 
         Blocked tasks are in a place of their own: fused with others they would lose the mark. So
         are those that may run in any of several pools, if they may be planned again, on a cluster:
-        and what only follows from such tasks gets no pool before that.
+        it is not settled before that where they run, nor where what is linked to them does.
         """
-        places = {**self.plan.pools, **dict.fromkeys(self.tasks.blocked_keys(), NOWHERE)}
-        if self.again and (several := self.tasks.allowed_by_key()):
-            pinned = {*self.tasks.pinned.values(), NOWHERE}
-            places = {key: place if place in pinned else None for key, place in places.items()}
+        tasks = self.tasks
+        places = {**self.plan.pools, **dict.fromkeys(tasks.blocked_keys(), NOWHERE)}
+        if self.again and (tasks.allowed or tasks.annotations):
+            places |= {tasks.key_of[number]: None for number in tasks.unsettled()}
+            several = tasks.allowed_by_key()
             places |= {key: EITHER.join(pools) for key, pools in several.items()}
         return places
 

@@ -228,3 +228,13 @@ def test_far_from_pools_nothing_changes(client: Client) -> None:
         kept = dask.persist(apart, second)
         asked = {*map(tuple, clusters.restrictions(client, *kept).values())}
     assert asked - {()} == {("GPU",), ("pool-cpu",)}
+
+
+def test_a_graph_that_was_planned_before() -> None:
+    """A function of a list of steps does not settle where they run before there is a cluster."""
+    with propagate_pools():
+        steps = traced("delayed", lambda: asks(GPU=1))
+        pairs = delayed(list, pure=False)(steps).compute()
+    sources, ran = map(set, zip(*pairs, strict=True))
+    assert sources <= {"cpu-0", "cpu-1"}
+    assert ran <= {"gpu-0", "big-gpu-0"}
