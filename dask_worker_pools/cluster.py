@@ -115,11 +115,12 @@ def missing_pools(
     for resource, count in offered.items():
         live[str(pool_of_resource(resource))] += count
     absent = sorted(pool for pool in resources if resources[pool] not in offered)
-    needed = {pool: layers for pool in absent if (layers := plan.layers_in(pool))}
-    missing = list(needed)
+    needed = {pool: (plan.layers_in(pool), plan.data_in(pool)) for pool in absent}
+    missing = [pool for pool in absent if any(needed[pool])]
     return [
-        NoSuchPool(pool, sum(needed[pool].values()), list(needed[pool]), live, missing)
+        NoSuchPool(pool, sum(layers.values()), list(layers), live, missing, data)
         for pool in missing
+        for layers, data in [needed[pool]]
     ]
 
 
@@ -219,20 +220,25 @@ def _pools_of(workers: Iterable[WorkerState]) -> set[str]:
 
 
 def pools_of_data(scheduler: Scheduler, keys: Iterable[Key]) -> dict[Key, str]:
-    """The pool resource where data of an earlier computation lies, or will once it has run."""
+    """The pool resource where data of an earlier computation lies, or will once it has run.
+
+    Copies elsewhere do not count as long as there is one in the pool where it was made. Data that
+    lies in several other pools, or in none, is left out.
+    """
     found = {}
     for key in keys:
         if task := scheduler.tasks.get(key):
-            holders = task.who_has or ()
-            resource = _only_pool(task.resource_restrictions or ())
-            resource = resource or _only_pool(*(worker.resources for worker in holders))
+            home = _only_pool(task.resource_restrictions or ())
+            holders = {r for worker in task.who_has or () for r in worker.resources}
+            # All workers of its pool may have left, and handed it over to others.
+            resource = home if home in holders or not task.who_has else _only_pool(holders)
             if resource is not None:
                 found[key] = resource
     return found
 
 
-def _only_pool(*resources: Iterable[str]) -> str | None:
-    pools = {r for names in resources for r in names if pool_of_resource(r) is not None}
+def _only_pool(resources: Iterable[str]) -> str | None:
+    pools = {r for r in resources if pool_of_resource(r) is not None}
     return pools.pop() if len(pools) == 1 else None
 
 

@@ -40,9 +40,12 @@ class NoSuchPool(PoolError, ValueError):
         Pools of the cluster, and the number of workers in each.
     missing : tuple of str
         All pools that are required and missing.
+    data : tuple of str
+        Names of the collections whose data in memory is lost with the pool, or was to be made
+        there by an earlier computation.
     """
 
-    fields = ("pool", "n_tasks", "layers", "pools", "missing")
+    fields = ("pool", "n_tasks", "layers", "pools", "missing", "data")
 
     def __init__(
         self,
@@ -51,12 +54,14 @@ class NoSuchPool(PoolError, ValueError):
         layers: Sequence[str],
         pools: Mapping[str, int],
         missing: Sequence[str] = (),
+        data: Sequence[str] = (),
     ) -> None:
         self.pool = pool
         self.n_tasks = n_tasks
         self.layers = tuple(layers)
         self.pools = dict(pools)
         self.missing = tuple(missing)
+        self.data = tuple(data)
         super().__init__(
             f'{self.problem} Start workers with --resources "pool-{pool}=1", fix the name, or let '
             'the tasks wait for such workers with propagate_pools(missing="wait").'
@@ -67,9 +72,14 @@ class NoSuchPool(PoolError, ValueError):
         """What is wrong, without what to do about it."""
         others = [name for name in self.missing if name != self.pool]
         also = f" Missing too: {', '.join(map(repr, others))}." if others else ""
+        needs = []
+        if self.data:
+            needs.append(f"data that was kept there ({_some(self.data, of='data')})")
+        if self.layers:
+            needs.append(f"{counted(self.n_tasks, 'task')} ({_some(self.layers)})")
         return (
-            f"pool {self.pool!r} is required by {counted(self.n_tasks, 'task')} "
-            f"({_some(self.layers)}), but no worker offers it.{also} "
+            f"pool {self.pool!r} is required by {' and by '.join(needs)}, "
+            f"but no worker offers it.{also} "
             f"Pools on this cluster: {_with_workers(self.pools)}."
         )
 
@@ -305,12 +315,12 @@ class UnknownTask(PoolError, KeyError):
         return f"no task and no layer of this plan is called {self.name!r}. {near}"
 
 
-def _some(layers: Sequence[str], limit: int = 3) -> str:
+def _some(layers: Sequence[str], limit: int = 3, of: str = "tasks") -> str:
     """The first layers, by the readable part of their names."""
     names = list(dict.fromkeys(map(key_split, layers)))
     shown = ", ".join(map(repr, names[:limit]))
     more = len(names) - limit
-    return f"{shown} and {more} more kind{'s'[: more != 1]} of tasks" if more > 0 else shown
+    return f"{shown} and {more} more kind{'s'[: more != 1]} of {of}" if more > 0 else shown
 
 
 def _with_workers(pools: Mapping[str, int]) -> str:

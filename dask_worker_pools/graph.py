@@ -71,6 +71,8 @@ class TaskGraph:
     blocked: set[int] = field(default_factory=set)
     #: the pools any of which a task may run in, for the tasks that are restricted so
     allowed: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    #: those of them that the user said, whether or not there are workers
+    several: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     #: what was annotated besides the pool, for the tasks that have anything
     annotations: dict[Key, Annotations] = field(default_factory=dict)
 
@@ -186,6 +188,7 @@ class TaskGraph:
 
     def prefer_live(self, live: Collection[str]) -> None:
         """Of several allowed pools, keep those that there are; all of them if there are none."""
+        self.several = self.allowed
         self.allowed = {
             number: tuple(pool for pool in any_of if pool in live) or any_of
             for number, any_of in self.allowed.items()

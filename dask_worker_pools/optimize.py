@@ -20,6 +20,7 @@ from dask.typing import Key
 
 from dask_worker_pools.annotations import (
     BLOCKED,
+    MOVES_KEY,
     PLANNED,
     POOL_KEY,
     PREFIX,
@@ -57,6 +58,7 @@ from dask_worker_pools.lazy import Later
 from dask_worker_pools.options import LinkCost, Missing, Options
 from dask_worker_pools.placement import Pools, place_numbered
 from dask_worker_pools.plan import Plan
+from dask_worker_pools.plugin import watch
 from dask_worker_pools.sizes import LayerSizes, layer_sizes, layer_weights
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class Pass:
         outputs = list(dict.fromkeys(flatten(keys)))
         planned = self.plan(graph, outputs)
         self.check(planned)
+        planned.note_moves()
         tasks, places = planned.tasks, planned.places()
         result = Tasks()
         kinds = outputs_by_kind(outputs, tasks.by_key)
@@ -139,6 +142,26 @@ class Planned:
     scheduler: Scheduler | None
     again: bool  #: the graph stays in this process: the pass may read what it writes here
 
+    def note_moves(self) -> None:
+        """Note where tasks may go on when the last worker of their pool has left.
+
+        Only those that may be in several pools, and what is there because of them, have a choice.
+        """
+        tasks = self.tasks
+        if self.scheduler is None or not tasks.several:
+            return
+        watch(self.scheduler)
+        resources = self.cluster.resources
+        outside = len(tasks.edges.outside)
+        moves: dict[int, tuple[str, ...]] = dict.fromkeys(tasks.pinned, ())
+        moves |= {
+            n: tuple(resources[pool] for pool in any_of) for n, any_of in tasks.several.items()
+        }
+        for number, pools in moves.items():
+            if number >= outside:
+                key = tasks.key_of[number]
+                tasks.annotations[key] = {**tasks.annotations.get(key, {}), MOVES_KEY: pools}
+
     def places(self) -> dict[Key, str | None]:
         """Where each task runs.
 
@@ -177,6 +200,7 @@ class Cluster:
             return cls(resources, names, {})
         tasks.prefer_live({name[len(PREFIX) :] for name in offered})
         data = pools_of_data(scheduler, tasks.edges.outside)
+        resources |= {name[len(PREFIX) :]: name for name in data.values()}
         tasks.locate({key: name[len(PREFIX) :] for key, name in data.items()})
         lacking = restrict_to_workers(tasks, scheduler)
         capacity = {name[len(PREFIX) :]: n for name, n in threads(scheduler).items()}
@@ -326,11 +350,12 @@ def _write(
     """
     # Most tasks have nothing of their own: what is written then follows from the pool.
     pools = set(result.pools.values())
-    plain = {pool: _own_annotations({}, pool, resources, again, override) for pool in pools}
+    free: Annotations = {MOVES_KEY: True} if tasks.several else {}
+    plain = {pool: _own_annotations(free, pool, resources, again, override) for pool in pools}
     written = {key: plain[pool] for key, pool in result.pools.items() if plain[pool]}
     pins = tasks.pins if again else {}
     for key in {*result.annotations, *pins} & result.pools.keys():
-        own, pool = result.annotations.get(key, {}), result.pools[key]
+        own, pool = free | result.annotations.get(key, {}), result.pools[key]
         written[key] = _own_annotations(own, pool, resources, again and key not in pins, override)
         if not written[key]:
             del written[key]
@@ -345,6 +370,8 @@ def _write(
 def _own_annotations(
     own: Annotations, pool: str | None, resources: Mapping[str, str], planned: bool, override: bool
 ) -> Annotations:
+    if MOVES_KEY in own and not (pool and own[MOVES_KEY]):
+        own = {name: value for name, value in own.items() if name != MOVES_KEY}
     if pool and EITHER in pool:
         return without_surrounding_pool(own, tuple(pool.split(EITHER)))
     if pool:

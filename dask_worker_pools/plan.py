@@ -16,7 +16,7 @@ from dask_worker_pools.costs import cost, shipping
 from dask_worker_pools.explain import Explanation, Unit, explain
 from dask_worker_pools.lazy import once
 from dask_worker_pools.report import as_html, as_text
-from dask_worker_pools.words import counted, short_names, size_text
+from dask_worker_pools.words import counted, name_of, short_names, size_text
 
 
 @dataclass(frozen=True)
@@ -245,6 +245,11 @@ class Plan:
             name: counts[name]
             for name in (*pinned, *sorted(counts.keys() - pinned.keys(), key=str))
         }
+
+    def data_in(self, pool: str) -> list[str]:
+        """Names of the collections that have data in memory in `pool`."""
+        inside = (key for key in self.in_memory if self.pinned.get(key) == pool)
+        return list(dict.fromkeys(str(name_of(key)) for key in inside))
 
     # --- What was assumed -----------------------------------------------------------------------
 

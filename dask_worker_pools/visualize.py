@@ -20,8 +20,7 @@ from dask_worker_pools.collection import plan_pools
 from dask_worker_pools.colors import fill_of, pool_colors, readable_on
 from dask_worker_pools.plan import Plan, Transfer
 from dask_worker_pools.report import outputs_text, read_anywhere
-from dask_worker_pools.slots import name_of
-from dask_worker_pools.words import bytes_text, counted, pool_name
+from dask_worker_pools.words import bytes_text, counted, name_of, pool_name
 
 Level = Literal["layer", "task"]
 
