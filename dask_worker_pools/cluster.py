@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dask.typing import Key
@@ -219,13 +219,20 @@ def _pools_of(workers: Iterable[WorkerState]) -> set[str]:
     return {pool for w in workers for r in w.resources if (pool := pool_of_resource(r))}
 
 
-def pools_of_data(scheduler: Scheduler, keys: Iterable[Key]) -> dict[Key, str]:
-    """The pool resource where data of an earlier computation lies, or will once it has run.
+@dataclass(frozen=True)
+class InMemory:
+    """What is known of data that an earlier computation left in memory."""
 
-    Copies elsewhere do not count as long as there is one in the pool where it was made. Data that
-    lies in several other pools, or in none, is left out.
-    """
-    found = {}
+    #: the pool resource where it lies, or will once it has run. Copies elsewhere do not count as
+    #: long as there is one where it was made; what is in several other pools, or none, is left out
+    pools: Mapping[Key, str] = field(default_factory=dict)
+    nbytes: Mapping[Key, float] = field(default_factory=dict)  #: bytes, as its workers count them
+    offered: Counter[str] = field(default_factory=Counter)  #: the cluster's, if it was asked
+
+
+def in_memory(scheduler: Scheduler, keys: Iterable[Key]) -> InMemory:
+    """What the scheduler knows of data of an earlier computation."""
+    pools, nbytes = {}, {}
     for key in keys:
         if task := scheduler.tasks.get(key):
             home = _only_pool(task.resource_restrictions or ())
@@ -233,8 +240,33 @@ def pools_of_data(scheduler: Scheduler, keys: Iterable[Key]) -> dict[Key, str]:
             # All workers of its pool may have left, and handed it over to others.
             resource = home if home in holders or not task.who_has else _only_pool(holders)
             if resource is not None:
-                found[key] = resource
-    return found
+                pools[key] = resource
+            if task.nbytes >= 0:
+                nbytes[key] = float(task.nbytes)
+    return InMemory(pools, nbytes)
+
+
+def in_memory_of_clients(futures: Mapping[Key, Any]) -> InMemory:
+    """What the clients of futures can tell of their data, without a word to asynchronous ones."""
+    pools: dict[Key, str] = {}
+    nbytes: dict[Key, float] = {}
+    offered: Counter[str] = Counter()
+    for client in {id(future.client): future.client for future in futures.values()}.values():
+        if client is None or client.asynchronous or client.status != "running":
+            continue
+        keys = [key for key, future in futures.items() if future.client is client]
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        resources = {address: worker["resources"] for address, worker in workers.items()}
+        offered.update(r for own in resources.values() for r in own if pool_of_resource(r))
+        holders = client.who_has([futures[key] for key in keys])
+        there = [key for key in keys if holders[key]]
+        sizes = client.nbytes(there, summary=False) if there else {}
+        nbytes |= {key: float(size) for key, size in sizes.items()}
+        for key in there:
+            of_key = {r for address in holders[key] for r in resources.get(address, ())}
+            if (resource := _only_pool(of_key)) is not None:
+                pools[key] = resource
+    return InMemory(pools, nbytes, offered)
 
 
 def _only_pool(resources: Iterable[str]) -> str | None:

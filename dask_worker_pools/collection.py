@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -20,8 +20,9 @@ from dask_worker_pools.annotations import (
     annotations_by_key,
     pools_in,
 )
+from dask_worker_pools.cluster import InMemory, in_memory_of_clients
 from dask_worker_pools.expr import graphs
-from dask_worker_pools.graph import TaskGraph, as_high_level, read
+from dask_worker_pools.graph import TaskGraph, as_high_level, futures_in, read
 from dask_worker_pools.optimize import (
     Cluster,
     make_plan,
@@ -48,6 +49,7 @@ def get_pool(collection: Any) -> str | None:
     str or None
         The pool that the tasks of the last layer are annotated with; None if they have none, or
         more than one between them. Of a dask.dataframe: the one pool of all that it is made of.
+        Of data in memory: the pool where it lies, which is asked of its client.
 
     Raises
     ------
@@ -65,8 +67,8 @@ def get_pool(collection: Any) -> str | None:
     >>> get_pool(propagate_pools_in_collection(a + 1))
     'A'
     """
-    if graphs.is_expression(collection):
-        return graphs.pool_of(collection)
+    if graphs.is_expression(collection) and (pool := graphs.pool_of(collection)) is not None:
+        return pool
     graph = _graph_of(collection)
     outputs = set(flatten(collection.__dask_keys__()))
     found: dict[Key, tuple[str, ...]] = {}
@@ -74,6 +76,8 @@ def get_pool(collection: Any) -> str | None:
         if layer.annotations:
             own = outputs & layer.get_output_keys()
             found |= {k: pools_in(said) for k, said in annotations_by_key(layer.annotations, own)}
+    kept = _in_memory(graph, outputs - found.keys()).pools
+    found |= {key: (resource[len(PREFIX) :],) for key, resource in kept.items()}
     places = {found.get(key, ()) for key in outputs}
     (pools,) = places if len(places) == 1 else ((),)
     return pools[0] if len(pools) == 1 else None
@@ -216,8 +220,17 @@ def _plan(
     options: Options,
     capacity: Mapping[str, float] = MappingProxyType({}),
 ) -> Plan:
-    cluster = replace(Cluster.met(tasks, options, None), capacity=capacity)
+    data = _in_memory(graph, tasks.edges.outside)
+    cluster = replace(Cluster.met(tasks, options, None, data), capacity=capacity)
     return make_plan(graph, tasks, options, cluster)
+
+
+def _in_memory(graph: HighLevelGraph, keys: Collection[Key]) -> InMemory:
+    """What clients know of data in memory; nothing is asked where a graph needs none."""
+    if not keys:
+        return InMemory()
+    futures = futures_in(graph)
+    return in_memory_of_clients({key: futures[key] for key in keys if key in futures})
 
 
 def _last_keys(graph: HighLevelGraph) -> Iterable[Key]:

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from dask._task_spec import Task
+from dask._task_spec import Task, TaskRef
 from dask.blockwise import Blockwise
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
@@ -241,6 +241,14 @@ def read(
     if surrounding:
         _apply_surrounding(surrounding, tasks)
     return tasks
+
+
+def futures_in(graph: HighLevelGraph) -> dict[Key, Any]:
+    """The futures of data in memory that a graph holds, by their keys."""
+    layers = (layer for layer in graph.layers.values() if layer.is_materialized())
+    tasks = (task for layer in layers for task in layer.values())
+    # Known by what it has: its class is distributed's, which need not be there.
+    return {one.key: one for one in tasks if isinstance(one, TaskRef) and hasattr(one, "client")}
 
 
 def _read_layer(name: str, layer: Layer, chunks: Collection[Chunk], tasks: TaskGraph) -> None:

@@ -7,10 +7,11 @@ annotations of the tasks that will be submitted.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from statistics import median
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -30,12 +31,13 @@ from dask_worker_pools.annotations import (
     annotations_by_key,
 )
 from dask_worker_pools.cluster import (
+    InMemory,
     check_counted,
     check_peer_to_peer,
     find_scheduler,
+    in_memory,
     missing_pools,
     offered_resources,
-    pools_of_data,
     resource_names,
     restrict_to_workers,
     threads,
@@ -60,6 +62,7 @@ from dask_worker_pools.placement import Pools, place_numbered
 from dask_worker_pools.plan import Plan
 from dask_worker_pools.plugin import watch
 from dask_worker_pools.sizes import LayerSizes, layer_sizes, layer_weights
+from dask_worker_pools.slots import name_of
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -186,25 +189,36 @@ class Cluster:
     names: Mapping[str, str]  #: what the workers call each pool that the user named
     capacity: Mapping[str, float]  #: threads of each pool; empty where there is no cluster
     lacking: Sequence[NoSuchWorker] = ()  #: tasks that no worker at all could run
+    data: InMemory = field(default_factory=InMemory)  #: what is in memory already
 
     @classmethod
-    def met(cls, tasks: TaskGraph, options: Options, scheduler: Scheduler | None) -> Cluster:
-        """Call the pools in `tasks` as the workers do, and find data in memory."""
-        offered = Counter[str]() if scheduler is None else offered_resources(scheduler)
+    def met(
+        cls,
+        tasks: TaskGraph,
+        options: Options,
+        scheduler: Scheduler | None,
+        data: InMemory | None = None,
+    ) -> Cluster:
+        """Call the pools in `tasks` as the workers do, and find data in memory.
+
+        Without a scheduler `data` says what is known of it.
+        """
+        if data is None:
+            data = InMemory() if scheduler is None else in_memory(scheduler, tasks.edges.outside)
+        offered = data.offered if scheduler is None else offered_resources(scheduler)
         said = tasks.pools() | options.link_pools()
         spelled = resource_names(said, offered)
         names = {pool: name[len(PREFIX) :] for pool, name in spelled.items()}
         tasks.rename_pools(names)
-        resources = {name[len(PREFIX) :]: name for name in (*offered, *spelled.values())}
+        used = (*offered, *spelled.values(), *data.pools.values())
+        resources = {name[len(PREFIX) :]: name for name in used}
+        tasks.locate({key: name[len(PREFIX) :] for key, name in data.pools.items()})
         if scheduler is None:
-            return cls(resources, names, {})
+            return cls(resources, names, {}, data=data)
         tasks.prefer_live({name[len(PREFIX) :] for name in offered})
-        data = pools_of_data(scheduler, tasks.edges.outside)
-        resources |= {name[len(PREFIX) :]: name for name in data.values()}
-        tasks.locate({key: name[len(PREFIX) :] for key, name in data.items()})
         lacking = restrict_to_workers(tasks, scheduler)
         capacity = {name[len(PREFIX) :]: n for name, n in threads(scheduler).items()}
-        return cls(resources, names, capacity, lacking)
+        return cls(resources, names, capacity, lacking, data)
 
 
 def _check_missing(planned: Planned, scheduler: Scheduler, missing: Missing) -> None:
@@ -221,7 +235,7 @@ def _check_missing(planned: Planned, scheduler: Scheduler, missing: Missing) -> 
 
 def make_plan(graph: HighLevelGraph, tasks: TaskGraph, options: Options, cluster: Cluster) -> Plan:
     """Choose a pool for every task of a graph."""
-    told = told_sizes(graph, tasks)
+    told = told_sizes(graph, tasks, cluster.data.nbytes)
     link_cost = options.links(cluster.names, {*tasks.pools(), *cluster.capacity})
     pools = chosen_pools(tasks, told, link_cost, cluster.capacity, options.balance)
     first = len(tasks.edges.outside)
@@ -286,24 +300,42 @@ class ToldSizes:
         ]
 
 
-def told_sizes(graph: HighLevelGraph, tasks: TaskGraph) -> ToldSizes:
-    """Tell the bytes of each task's output, as far as they are known."""
+def told_sizes(
+    graph: HighLevelGraph, tasks: TaskGraph, measured: Mapping[Key, float] = MappingProxyType({})
+) -> ToldSizes:
+    """Tell the bytes of each task's output, as far as they are known.
+
+    `measured` are those of data in memory, as the workers count them.
+    """
     if not tasks.pinned and not tasks.allowed:
         # Without a pin there is nothing to choose, and no size to know.
         return ToldSizes([None] * len(tasks.edges.counts), {}, False)
     names = {chunk.layer for chunk in tasks.edges.chunks}
-    layers, weights = layer_sizes(graph, names), layer_weights(graph, names)
+    data = {str(name_of(key)) for key in tasks.edges.outside}
+    layers = layer_sizes(graph, names | data, measured)
+    weights = layer_weights(graph, names)
+    sources = {name: layers[name].source for name in layers if name in names}
+    for key in measured:
+        sources.setdefault(str(name_of(key)), "measured")
+    outside = tasks.edges.outside
     return ToldSizes(
-        _by_number(layers, tasks.edges),
-        {name: sizes.source for name, sizes in layers.items()},
-        not any(sizes.known for sizes in layers.values()),
-        _by_number(weights, tasks.edges) if weights else [],
+        [measured.get(key, _graphs(layers, key)) for key in outside]
+        + _by_number(layers, tasks.edges),
+        sources,
+        not any(sizes.known for sizes in layers.values()) and not measured,
+        [*repeat(None, len(outside)), *_by_number(weights, tasks.edges)] if weights else [],
     )
 
 
+def _graphs(layers: Mapping[str, LayerSizes], key: Key) -> float | None:
+    """The bytes of data in memory, as far as the graph itself tells."""
+    layer = layers.get(str(name_of(key)))
+    return None if layer is None else layer.of(key)
+
+
 def _by_number(layers: Mapping[str, LayerSizes], edges: Edges) -> list[float | None]:
-    """What is told of outputs, by the number of the task."""
-    numbered: list[float | None] = [None] * len(edges.outside)
+    """What is told of the outputs of tasks, by the number of the task."""
+    numbered: list[float | None] = []
     alike: dict[float | None, float | None] = {}  # equal sizes are one object, to save memory
     for chunk in edges.chunks:
         layer = layers.get(chunk.layer)
