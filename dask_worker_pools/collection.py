@@ -67,10 +67,16 @@ def get_pool(collection: Any) -> str | None:
     >>> get_pool(propagate_pools_in_collection(a + 1))
     'A'
     """
-    if graphs.is_expression(collection) and (pool := graphs.pool_of(collection)) is not None:
-        return pool
-    graph = _graph_of(collection)
-    outputs = set(flatten(collection.__dask_keys__()))
+    if not graphs.is_expression(collection):
+        return _pool_of_outputs(_graph_of(collection), collection.__dask_keys__())
+    said, graph = graphs.pool_of(collection), graphs.kept(collection)
+    if said is not None or graph is None:
+        return said
+    return _pool_of_outputs(graph, futures_in(graph))
+
+
+def _pool_of_outputs(graph: HighLevelGraph, keys: Iterable[Any]) -> str | None:
+    outputs = set(flatten(keys))
     found: dict[Key, tuple[str, ...]] = {}
     for layer in graph.layers.values():
         if layer.annotations:

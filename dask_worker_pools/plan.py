@@ -96,7 +96,7 @@ class Plan:
     pinned: Mapping[Key, str] = field(default_factory=dict)
     blocked: Collection[Key] = frozenset()  #: tasks created under ``pool(None)``
     #: how the sizes of each layer's outputs are known: "declared", "chunks", "derived",
-    #: "embedded", "rows" or "unknown"; several joined by "+"
+    #: "embedded", "rows" or "unknown"; several joined by "+"; "measured" of data in memory
     sources: Mapping[str, str] = field(default_factory=dict)
     counting: bool = False  #: no size is known: each output counts 1, or its weight
     #: how many partitions of sources outputs of unknown size are guessed to hold, where they are
@@ -398,7 +398,8 @@ class Plan:
         dict
             With ``pools`` (pool or None by task), ``transfers`` (each with ``key``, ``source``,
             ``target``, ``nbytes`` and ``landing``), ``bytes_by_link`` (bytes by source and then
-            target), ``total_bytes``, ``bytes_read_anywhere`` and ``assumptions``.
+            target), ``total_bytes``, ``bytes_read_anywhere``, ``in_memory`` (``pool`` and
+            ``nbytes`` by key, None where unknown) and ``assumptions``.
 
         Examples
         --------
@@ -429,5 +430,9 @@ class Plan:
             "bytes_by_link": links,
             "total_bytes": float(self.total_bytes),
             "bytes_read_anywhere": float(self.bytes_read_anywhere),
+            "in_memory": {
+                str(key): {"pool": self.place_of(key), "nbytes": self.sizes.get(key)}
+                for key in self.in_memory
+            },
             "assumptions": list(self.assumptions),
         }

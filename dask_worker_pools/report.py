@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import html
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import astuple, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from dask_worker_pools.words import bytes_text, counted, listed, pool_name, shortened
+from dask_worker_pools.words import (
+    bytes_text,
+    counted,
+    listed,
+    name_of,
+    pool_name,
+    short_names,
+    shortened,
+)
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -137,13 +146,13 @@ def _sent_in_all(plan: Plan) -> str:
 def table(plan: Plan) -> tuple[list[Row], int]:
     """Make the first rows of the table; with the number of layers that are left out.
 
-    A layer has one row for each pool that it has tasks in.
+    A layer has one row for each pool that it has tasks in. Before all layers comes data in memory.
     """
-    rows: list[Row] = []
+    rows = list(islice(_data_rows(plan), MAX_ROWS))
     shown = 0
     for label, layers in plan.layers_by_label.items():
         keys = [key for layer in layers for key in plan.keys_by_layer[layer]]
-        of_layer = list(_rows(plan, label, keys))
+        of_layer = list(_rows_by_pool(plan, label, keys, _said))
         if rows and len(rows) + len(of_layer) > MAX_ROWS:
             break
         rows += of_layer
@@ -159,17 +168,33 @@ def assumed(plan: Plan) -> list[str]:
     return [*plan.assumptions[:MAX_ASSUMPTIONS], f"… and {more} more such layers"]
 
 
-def _rows(plan: Plan, label: str, keys: Collection[Key]) -> Iterator[Row]:
+def _data_rows(plan: Plan) -> Iterator[Row]:
+    of_name: defaultdict[str, list[Key]] = defaultdict(list)
+    for key in plan.in_memory:
+        of_name[str(name_of(key))].append(key)
+    names = short_names(of_name)
+    for name, keys in of_name.items():
+        yield from _rows_by_pool(plan, names[name], keys, _in_memory)
+
+
+def _in_memory(plan: Plan, keys: Collection[Key]) -> str:
+    source = plan.sources.get(str(name_of(next(iter(keys)))))
+    return f" (in memory{f', {source}' if source else ''})"
+
+
+def _rows_by_pool(
+    plan: Plan, label: str, keys: Collection[Key], say: Callable[[Plan, Collection[Key]], str]
+) -> Iterator[Row]:
     in_pool: defaultdict[str | None, list[Key]] = defaultdict(list)
     for key in keys:
-        in_pool[plan.pools[key]].append(key)
+        in_pool[plan.place_of(key)].append(key)
     name = shortened(label, MAX_NAME)
     for pool in sorted(in_pool, key=lambda pool: (pool is None, pool or "")):
         inside = in_pool[pool]
         yield Row(
             name,
-            pool_name(pool) + _said(plan, inside),
-            str(len(inside)),
+            pool_name(pool) + say(plan, inside),
+            str(sum(key in plan.pools for key in inside) or ""),
             _size(plan, inside),
             _sent(plan, inside),
         )
