@@ -171,12 +171,10 @@ class TaskGraph:
 
         They may run in any of several pools, or on some workers only.
         """
-        bound = {number for key in self.annotations if (number := self._asking(key)) is not None}
-        return self._linked((), bound.union(self.allowed) - self.pinned.keys() - self.blocked)
-
-    def _asking(self, key: Key) -> int | None:
-        own = self.annotations[key]
-        return self.number_of[key] if own.get("workers") or own.get("resources") else None
+        asking = (key for key, own in self.annotations.items() if own.keys() & CARRIED)
+        bound = {*self.allowed, *map(self.number_of.__getitem__, asking)}
+        bound -= self.pinned.keys() | self.blocked
+        return self._linked((), bound) if bound else set()
 
     def _linked(self, pinned: Collection[int], restricted: Collection[int]) -> set[int]:
         fixed = {*self.pinned, *self.blocked, *range(len(self.edges.outside))}
