@@ -33,7 +33,7 @@ from dask_worker_pools.graph import TaskGraph
 from dask_worker_pools.plan import Plan
 
 if TYPE_CHECKING:
-    from distributed import Scheduler
+    from distributed import Client, Scheduler
     from distributed.scheduler import WorkerState
 
 #: Configuration that makes Dask use the task-based methods, by the name of the spec of the
@@ -246,20 +246,27 @@ def in_memory(scheduler: Scheduler, keys: Iterable[Key]) -> InMemory:
     return InMemory(pools, nbytes)
 
 
-def in_memory_of_clients(futures: Mapping[Key, Any]) -> InMemory:
-    """What the clients of futures can tell of their data, without a word to asynchronous ones."""
+def in_memory_of_clients(keys: Collection[Key], futures: Mapping[Key, Any]) -> InMemory:
+    """What clients can tell of data in memory, without a word to asynchronous ones.
+
+    Those of its futures are asked, where a graph still holds them, else the current one.
+    """
+    keys_of: defaultdict[Client, list[Key]] = defaultdict(list)
+    for key in keys:
+        if client := futures[key].client if key in futures else _current_client():
+            keys_of[client].append(key)
     pools: dict[Key, str] = {}
     nbytes: dict[Key, float] = {}
     offered: Counter[str] = Counter()
-    for client in {id(future.client): future.client for future in futures.values()}.values():
-        if client is None or client.asynchronous or client.status != "running":
+    for client, own in keys_of.items():
+        if client.asynchronous or client.status != "running":
             continue
-        keys = [key for key, future in futures.items() if future.client is client]
         workers = client.scheduler_info(n_workers=-1)["workers"]
         resources = {address: worker["resources"] for address, worker in workers.items()}
-        offered.update(r for own in resources.values() for r in own if pool_of_resource(r))
-        holders = client.who_has([futures[key] for key in keys])
-        there = [key for key in keys if holders[key]]
+        offered.update(r for names in resources.values() for r in names if pool_of_resource(r))
+        scheduler: Any = client.scheduler
+        holders = client.sync(scheduler.who_has, keys=own)
+        there = [key for key in own if holders.get(key)]
         sizes = client.nbytes(there, summary=False) if there else {}
         nbytes |= {key: float(size) for key, size in sizes.items()}
         for key in there:
@@ -267,6 +274,16 @@ def in_memory_of_clients(futures: Mapping[Key, Any]) -> InMemory:
             if (resource := _only_pool(of_key)) is not None:
                 pools[key] = resource
     return InMemory(pools, nbytes, offered)
+
+
+def _current_client() -> Client | None:
+    from distributed import Client
+
+    try:
+        client: Client = Client.current()
+    except ValueError:
+        return None
+    return client
 
 
 def _only_pool(resources: Iterable[str]) -> str | None:

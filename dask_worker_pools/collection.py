@@ -82,7 +82,8 @@ def _pool_of_outputs(graph: HighLevelGraph, keys: Iterable[Any]) -> str | None:
         if layer.annotations:
             own = outputs & layer.get_output_keys()
             found |= {k: pools_in(said) for k, said in annotations_by_key(layer.annotations, own)}
-    kept = _in_memory(graph, outputs - found.keys()).pools
+    futures = futures_in(graph)
+    kept = in_memory_of_clients(outputs & futures.keys(), futures).pools
     found |= {key: (resource[len(PREFIX) :],) for key, resource in kept.items()}
     places = {found.get(key, ()) for key in outputs}
     (pools,) = places if len(places) == 1 else ((),)
@@ -233,10 +234,7 @@ def _plan(
 
 def _in_memory(graph: HighLevelGraph, keys: Collection[Key]) -> InMemory:
     """What clients know of data in memory; nothing is asked where a graph needs none."""
-    if not keys:
-        return InMemory()
-    futures = futures_in(graph)
-    return in_memory_of_clients({key: futures[key] for key in keys if key in futures})
+    return in_memory_of_clients(keys, futures_in(graph)) if keys else InMemory()
 
 
 def _last_keys(graph: HighLevelGraph) -> Iterable[Key]:

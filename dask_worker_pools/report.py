@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from dask_worker_pools.words import (
     bytes_text,
@@ -30,6 +30,9 @@ MAX_ROWS, MAX_ASSUMPTIONS = 20, 5
 MAX_LINKS, MAX_TARGETS = 6, 3
 #: How many characters of a layer's name are shown.
 MAX_NAME = 40
+
+#: Says where some outputs of a pool are.
+Say: TypeAlias = "Callable[[Plan, str | None, Collection[Key]], str]"
 
 TEMPLATE = "worker_pools_plan.html.j2"
 
@@ -174,16 +177,21 @@ def _data_rows(plan: Plan) -> Iterator[Row]:
         of_name[str(name_of(key))].append(key)
     names = short_names(of_name)
     for name, keys in of_name.items():
-        yield from _rows_by_pool(plan, names[name], keys, _in_memory)
+        yield from _rows_by_pool(plan, names[name], keys, _held)
 
 
-def _in_memory(plan: Plan, keys: Collection[Key]) -> str:
+def _held(plan: Plan, pool: str | None, keys: Collection[Key]) -> str:
+    """Where data in memory is, as far as that is known, and how its size is."""
     source = plan.sources.get(str(name_of(next(iter(keys)))))
-    return f" (in memory{f', {source}' if source else ''})"
+    said = "in memory" + (f", {source}" if source else "")
+    return said if pool is None else f"{pool} ({said})"
 
 
 def _rows_by_pool(
-    plan: Plan, label: str, keys: Collection[Key], say: Callable[[Plan, Collection[Key]], str]
+    plan: Plan,
+    label: str,
+    keys: Collection[Key],
+    say: Callable[[Plan, str | None, Collection[Key]], str],
 ) -> Iterator[Row]:
     in_pool: defaultdict[str | None, list[Key]] = defaultdict(list)
     for key in keys:
@@ -193,7 +201,7 @@ def _rows_by_pool(
         inside = in_pool[pool]
         yield Row(
             name,
-            pool_name(pool) + say(plan, inside),
+            say(plan, pool, inside),
             str(sum(key in plan.pools for key in inside) or ""),
             _size(plan, inside),
             _sent(plan, inside),
@@ -201,14 +209,14 @@ def _rows_by_pool(
         name = ""
 
 
-def _said(plan: Plan, keys: Collection[Key]) -> str:
-    """What the user said about the tasks."""
+def _said(plan: Plan, pool: str | None, keys: Collection[Key]) -> str:
+    """The pool of tasks, and what the user said about them."""
     counts = {
         "pinned": sum(key in plan.pinned for key in keys),
         "blocked": sum(key in plan.blocked for key in keys),
     }
     said = [word if n == len(keys) else f"{n} {word}" for word, n in counts.items() if n]
-    return f" ({', '.join(said)})" if said else ""
+    return pool_name(pool) + (f" ({', '.join(said)})" if said else "")
 
 
 def _size(plan: Plan, keys: Collection[Key]) -> str:
