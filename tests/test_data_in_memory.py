@@ -55,7 +55,8 @@ def filtered(n: int) -> Any:
 
 def crossed(measured: Any) -> float:
     """Bytes that went from one pool to another."""
-    return sum(n for (source, target), n in measured.bytes_by_link.items() if source != target)
+    links = measured.bytes_by_link.items()
+    return float(sum(n for (source, target), n in links if source != target))
 
 
 # --- sizes that decide
