@@ -35,10 +35,16 @@ PLANNED = True
 SIZE_KEY = "nbytes"
 #: Annotation that says how many partitions of sources an output of unknown size holds.
 WEIGHT_KEY = "worker_pool_weight"
-OWN_KEYS = frozenset({POOL_KEY, SIZE_KEY, WEIGHT_KEY})
+#: Annotation that says in which pools a task may go on once the last worker of its own has left:
+#: their resources, as a tuple; or True, any.
+MOVES_KEY = "worker_pool_moves"
+OWN_KEYS = frozenset({POOL_KEY, SIZE_KEY, WEIGHT_KEY, MOVES_KEY})
 
-#: Annotations that Dask knows how to combine when it fuses two tasks (see `merge_annotations`).
-COMBINABLE = frozenset({"retries", "priority", "resources", "workers", "allow_other_workers"})
+#: Annotations that can be combined when two tasks are fused (see `merge_annotations`): those that
+#: Dask knows how to combine, and one of ours.
+COMBINABLE = frozenset(
+    {"retries", "priority", "resources", "workers", "allow_other_workers", MOVES_KEY}
+)
 
 Annotations = dict[str, Any]
 
@@ -232,6 +238,15 @@ def is_planned(annotations: Mapping[str, Any]) -> bool:
     return annotations.get(POOL_KEY) is PLANNED
 
 
+def said_inside(inner: Annotations, outer: Annotations) -> Annotations:
+    """Annotations of a task that has `inner` of its own and stands where `outer` holds."""
+    both = outer | inner
+    if POOL_KEY in inner and "resources" in outer and "resources" not in inner:
+        # Several pools, or none, are no resources: those of the outer pool would win over them.
+        both["resources"] = without_pools(outer["resources"])
+    return both
+
+
 def without_pool(annotations: Mapping[str, Any]) -> Annotations:
     """Everything that `annotations` say to others than this package."""
     rest = {name: value for name, value in annotations.items() if name not in OWN_KEYS}
@@ -315,7 +330,8 @@ def merge_annotations(parts: Iterable[Annotations]) -> Annotations:
     1. ``retries``, ``priority`` and each of ``resources``: the largest.
     2. ``workers``: those of the parts that name any (`combinable` lets only equal sets meet).
     3. ``allow_other_workers``: only if every part that says anything allows it.
-    4. anything else: equal in all parts, or the parts would not have been fused.
+    4. `MOVES_KEY`: the pools that all parts that name any may go on in.
+    5. anything else: equal in all parts, or the parts would not have been fused.
     """
     merged: Annotations = {}
     for part in parts:
@@ -333,4 +349,6 @@ def _merge_value(name: str, one: Any, other: Any) -> Any:
         )
     if name == "allow_other_workers":
         return one and other
+    if name == MOVES_KEY:
+        return tuple(pool for pool in one if pool in other)
     return other

@@ -8,13 +8,20 @@ read in `client_ids` and `find_scheduler`, and nowhere else.
 from __future__ import annotations
 
 import pickle
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dask.typing import Key
 
-from dask_worker_pools.annotations import PREFIX, Annotations, normal_resource, pool_of_resource
+from dask_worker_pools.annotations import (
+    PREFIX,
+    Annotations,
+    normal_resource,
+    pool_of_resource,
+    without_pools,
+)
 from dask_worker_pools.errors import (
     AmbiguousPool,
     NoSuchPool,
@@ -26,7 +33,8 @@ from dask_worker_pools.graph import TaskGraph
 from dask_worker_pools.plan import Plan
 
 if TYPE_CHECKING:
-    from distributed import Scheduler
+    from distributed import Client, Scheduler
+    from distributed.scheduler import WorkerState
 
 #: Configuration that makes Dask use the task-based methods, by the name of the spec of the
 #: peer-to-peer method that they replace.
@@ -118,62 +126,179 @@ def missing_pools(
     for resource, count in offered.items():
         live[str(pool_of_resource(resource))] += count
     absent = sorted(pool for pool in resources if resources[pool] not in offered)
-    needed = {pool: layers for pool in absent if (layers := plan.layers_in(pool))}
-    missing = list(needed)
+    needed = {pool: (plan.layers_in(pool), plan.data_in(pool)) for pool in absent}
+    missing = [pool for pool in absent if any(needed[pool])]
     return [
-        NoSuchPool(pool, sum(needed[pool].values()), list(needed[pool]), live, missing)
+        NoSuchPool(pool, sum(layers.values()), list(layers), live, missing, data)
         for pool in missing
+        for layers, data in [needed[pool]]
     ]
 
 
-def restrict_to_workers(tasks: TaskGraph, scheduler: Scheduler) -> None:
-    """Let tasks that are restricted to workers have only the pools of these workers.
+@dataclass(frozen=True)
+class Asked:
+    """What tasks ask of a worker, besides a pool."""
+
+    names: tuple[str, ...] | None  #: addresses, names or hosts; None = any worker
+    counted: tuple[tuple[str, float], ...]  #: counted resources, such as ``GPU``, and how much
+
+    @classmethod
+    def by(cls, annotations: Annotations) -> Asked:
+        """Read what a task asks for."""
+        workers = annotations.get("workers")
+        if not workers or annotations.get("allow_other_workers"):
+            names = None
+        else:
+            names = (workers,) if isinstance(workers, str) else tuple(sorted(map(str, workers)))
+        return cls(names, tuple(sorted(without_pools(annotations.get("resources")).items())))
+
+    def named(self, workers: Iterable[WorkerState]) -> list[WorkerState]:
+        """The workers that are named."""
+        if self.names is None:
+            return list(workers)
+        return [w for w in workers if not {w.address, str(w.name), w.host}.isdisjoint(self.names)]
+
+    def equipped(self, workers: Iterable[WorkerState]) -> list[WorkerState]:
+        """The workers that offer as much of each counted resource."""
+        return [
+            w
+            for w in workers
+            if all(w.resources.get(name, -1) >= much for name, much in self.counted)
+        ]
+
+
+def restrict_to_workers(tasks: TaskGraph, scheduler: Scheduler) -> list[NoSuchWorker]:
+    """Let tasks have only pools of workers that can run them: named ones, with what they ask for.
+
+    Tasks that only workers outside of all pools can run, or none yet, get no pool.
+
+    Returns
+    -------
+    list of NoSuchWorker
+        One for each set of counted resources that no worker offers.
 
     Raises
     ------
     WorkersOutsidePool
         A task is pinned to a pool that none of its workers is in.
     """
-    pools_of: dict[str, set[str]] = {}
+    asked: defaultdict[Asked, list[int]] = defaultdict(list)
     for key, own in tasks.annotations.items():
-        workers = own.get("workers")
-        if not workers or own.get("allow_other_workers"):
-            continue
-        names = [workers] if isinstance(workers, str) else sorted(map(str, workers))
-        pools = {pool for n in names for pool in pools_of.setdefault(n, _pools_at(n, scheduler))}
-        task = tasks.number_of[key]
-        if task in tasks.pinned:
-            if tasks.pinned[task] not in pools:
-                raise WorkersOutsidePool(key, tasks.pinned[task], names)
-        elif pools:
-            either = tasks.allowed.get(task, ())
-            tasks.allowed[task] = tuple(p for p in either if p in pools) or tuple(sorted(pools))
-        else:
-            tasks.blocked.add(task)
-            tasks.allowed.pop(task, None)
+        if (what := Asked.by(own)) != Asked(None, ()):
+            asked[what].append(tasks.number_of[key])
+    for what in [what for what in asked if what.names is not None]:
+        _restrict_to_named(tasks, asked[what], what, scheduler)
+    free = tasks.near_pools() if any(what.counted for what in asked) else set()
+    workers = list(scheduler.workers.values())
+    missing = []
+    for what, numbers in asked.items():
+        near = [number for number in numbers if number in free] if what.counted else []
+        able = what.equipped(what.named(workers))
+        pools = _pools_of(able)
+        for number in near:
+            either = tasks.allowed.get(number)
+            if either is None and pools:
+                tasks.allowed[number] = tuple(sorted(pools))
+            elif either is None:
+                tasks.blocked.add(number)
+            else:  # of the user's own words some hold, or all: then the plan will be refused
+                tasks.allowed[number] = tuple(pool for pool in either if pool in pools) or either
+        if near and not what.equipped(workers):
+            layers = tasks.layers_of(near)
+            missing.append(NoSuchWorker(None, dict(what.counted), len(near), layers))
+    return missing
 
 
-def _pools_at(name: str, scheduler: Scheduler) -> set[str]:
-    """Pools of the workers with an address, a name, or on a host."""
-    found = [w for w in list(scheduler.workers.values()) if name in (w.address, w.name, w.host)]
-    return {pool for w in found for r in w.resources if (pool := pool_of_resource(r))}
+def _restrict_to_named(
+    tasks: TaskGraph, numbers: Iterable[int], asked: Asked, scheduler: Scheduler
+) -> None:
+    names = asked.names or ()
+    pools = _pools_of(asked.named(list(scheduler.workers.values())))
+    for number in numbers:
+        pinned, either = tasks.pinned.get(number), tasks.allowed.get(number)
+        said = (pinned,) if pinned is not None else either
+        left = tuple(pool for pool in said or sorted(pools) if pool in pools)
+        if said is not None and not left:
+            raise WorkersOutsidePool(tasks.key_of[number], " or ".join(said), names)
+        if pinned is None and left:
+            tasks.allowed[number] = left
+        elif pinned is None:
+            tasks.blocked.add(number)
 
 
-def pools_of_data(scheduler: Scheduler, keys: Iterable[Key]) -> dict[Key, str]:
-    """The pool resource where data of an earlier computation lies, or will once it has run."""
-    found = {}
+def _pools_of(workers: Iterable[WorkerState]) -> set[str]:
+    return {pool for w in workers for r in w.resources if (pool := pool_of_resource(r))}
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """What is known of data that an earlier computation left in memory."""
+
+    #: the pool resource where it lies, or will once it has run. Copies elsewhere do not count as
+    #: long as there is one where it was made; what is in several other pools, or none, is left out
+    pools: Mapping[Key, str] = field(default_factory=dict)
+    nbytes: Mapping[Key, float] = field(default_factory=dict)  #: bytes, as its workers count them
+    offered: Counter[str] = field(default_factory=Counter)  #: the cluster's, if it was asked
+
+
+def in_memory(scheduler: Scheduler, keys: Iterable[Key]) -> InMemory:
+    """What the scheduler knows of data of an earlier computation."""
+    pools, nbytes = {}, {}
     for key in keys:
         if task := scheduler.tasks.get(key):
-            holders = task.who_has or ()
-            resource = _only_pool(task.resource_restrictions or ())
-            resource = resource or _only_pool(*(worker.resources for worker in holders))
+            home = _only_pool(task.resource_restrictions or ())
+            holders = {r for worker in task.who_has or () for r in worker.resources}
+            # All workers of its pool may have left, and handed it over to others.
+            resource = home if home in holders or not task.who_has else _only_pool(holders)
             if resource is not None:
-                found[key] = resource
-    return found
+                pools[key] = resource
+            if task.nbytes >= 0:
+                nbytes[key] = float(task.nbytes)
+    return InMemory(pools, nbytes)
 
 
-def _only_pool(*resources: Iterable[str]) -> str | None:
-    pools = {r for names in resources for r in names if pool_of_resource(r) is not None}
+def in_memory_of_clients(keys: Collection[Key], futures: Mapping[Key, Any]) -> InMemory:
+    """What clients can tell of data in memory, without a word to asynchronous ones.
+
+    Those of its futures are asked, where a graph still holds them, else the current one.
+    """
+    keys_of: defaultdict[Client, list[Key]] = defaultdict(list)
+    for key in keys:
+        if client := futures[key].client if key in futures else _current_client():
+            keys_of[client].append(key)
+    pools: dict[Key, str] = {}
+    nbytes: dict[Key, float] = {}
+    offered: Counter[str] = Counter()
+    for client, own in keys_of.items():
+        if client.asynchronous or client.status != "running":
+            continue
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        resources = {address: worker["resources"] for address, worker in workers.items()}
+        offered.update(r for names in resources.values() for r in names if pool_of_resource(r))
+        scheduler: Any = client.scheduler
+        holders = client.sync(scheduler.who_has, keys=own)
+        there = [key for key in own if holders.get(key)]
+        sizes = client.nbytes(there, summary=False) if there else {}
+        nbytes |= {key: float(size) for key, size in sizes.items()}
+        for key in there:
+            of_key = {r for address in holders[key] for r in resources.get(address, ())}
+            if (resource := _only_pool(of_key)) is not None:
+                pools[key] = resource
+    return InMemory(pools, nbytes, offered)
+
+
+def _current_client() -> Client | None:
+    from distributed import Client
+
+    try:
+        client: Client = Client.current()
+    except ValueError:
+        return None
+    return client
+
+
+def _only_pool(resources: Iterable[str]) -> str | None:
+    pools = {r for r in resources if pool_of_resource(r) is not None}
     return pools.pop() if len(pools) == 1 else None
 
 
@@ -190,19 +315,16 @@ def check_counted(
     NoSuchWorker
         Such tasks would wait for ever.
     """
-    asked: dict[tuple[str, tuple[tuple[str, float], ...]], list[Key]] = {}
+    asked: defaultdict[tuple[str, Asked], list[Key]] = defaultdict(list)
     for key, own in annotations.items():
-        counted = own.get("resources")
-        if counted and (pool := plan.pools.get(key)) is not None:
-            asked.setdefault((pool, tuple(sorted(counted.items()))), []).append(key)
-    workers = [worker.resources for worker in list(scheduler.workers.values())]
-    for (pool, counted), keys in asked.items():
-        inside = [offered for offered in workers if resources[pool] in offered]
-        if inside and not any(
-            all(offered.get(name, -1) >= amount for name, amount in counted) for offered in inside
-        ):
+        if own.get("resources") and (pool := plan.pools.get(key)) is not None:
+            asked[pool, Asked.by(own)].append(key)
+    workers = list(scheduler.workers.values())
+    for (pool, what), keys in asked.items():
+        inside = [worker for worker in what.named(workers) if resources[pool] in worker.resources]
+        if inside and not what.equipped(inside):
             layers = list(dict.fromkeys(plan.layer_of[key] for key in keys))
-            raise NoSuchWorker(pool, dict(counted), len(keys), layers)
+            raise NoSuchWorker(pool, dict(what.counted), len(keys), layers)
 
 
 def warn_clients(scheduler: Scheduler, message: str) -> None:

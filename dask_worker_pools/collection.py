@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -16,13 +16,15 @@ from dask.typing import Key
 
 from dask_worker_pools.amounts import counts_by_pool
 from dask_worker_pools.annotations import (
+    BLOCKED,
     PREFIX,
     annotations_by_key,
     pools_in,
 )
+from dask_worker_pools.cluster import InMemory, in_memory_of_clients
 from dask_worker_pools.errors import InvalidType
 from dask_worker_pools.expr import graphs
-from dask_worker_pools.graph import TaskGraph, as_high_level, read
+from dask_worker_pools.graph import TaskGraph, as_high_level, futures_in, read
 from dask_worker_pools.optimize import (
     Cluster,
     make_plan,
@@ -53,6 +55,7 @@ def get_pool(collection: Any) -> str | None:
     str or None
         The pool that the tasks of the last layer are annotated with; None if they have none, or
         more than one between them. Of a dask.dataframe: the one pool of all that it is made of.
+        Of data in memory: the pool where it lies, which is asked of its client.
 
     Raises
     ------
@@ -70,15 +73,24 @@ def get_pool(collection: Any) -> str | None:
     >>> get_pool(propagate_pools_in_collection(a + 1))
     'A'
     """
-    if graphs.is_expression(collection):
-        return graphs.pool_of(collection)
-    graph = _graph_of(collection)
-    outputs = set(flatten(collection.__dask_keys__()))
+    if not graphs.is_expression(collection):
+        return _pool_of_outputs(_graph_of(collection), collection.__dask_keys__())
+    said, graph = graphs.pool_of(collection), graphs.kept(collection)
+    if said is not None or graph is None:
+        return said
+    return _pool_of_outputs(graph, futures_in(graph))
+
+
+def _pool_of_outputs(graph: HighLevelGraph, keys: Iterable[Any]) -> str | None:
+    outputs = set(flatten(keys))
     found: dict[Key, tuple[str, ...]] = {}
     for layer in graph.layers.values():
         if layer.annotations:
             own = outputs & layer.get_output_keys()
             found |= {k: pools_in(said) for k, said in annotations_by_key(layer.annotations, own)}
+    futures = futures_in(graph)
+    kept = in_memory_of_clients(outputs & futures.keys(), futures).pools
+    found |= {key: (resource[len(PREFIX) :],) for key, resource in kept.items()}
     places = {found.get(key, ()) for key in outputs}
     (pools,) = places if len(places) == 1 else ((),)
     return pools[0] if len(pools) == 1 else None
@@ -131,7 +143,7 @@ def propagate_pools_in_collection(collection: T) -> T:
             planned = not tasks.is_users(key)
             annotations[key] = with_pool(annotations[key], PREFIX + where, planned)
         elif key in blocked:
-            annotations[key] = without_surrounding_pool(annotations[key], blocked=True)
+            annotations[key] = without_surrounding_pool(annotations[key], BLOCKED)
     return _rebuild(collection, split_by_pool(graph, tasks.by_key, annotations, plan.pools))
 
 
@@ -233,8 +245,14 @@ def _plan(
     options: Options,
     capacity: Mapping[str, float] = MappingProxyType({}),
 ) -> Plan:
-    cluster = replace(Cluster.met(tasks, options, None), capacity=capacity)
-    return make_plan(tasks, told_sizes(graph, tasks), options, cluster)
+    data = _in_memory(graph, tasks.edges.outside)
+    cluster = replace(Cluster.met(tasks, options, None, data), capacity=capacity)
+    return make_plan(tasks, told_sizes(graph, tasks, measured=data.nbytes), options, cluster)
+
+
+def _in_memory(graph: HighLevelGraph, keys: Collection[Key]) -> InMemory:
+    """What clients know of data in memory; nothing is asked where a graph needs none."""
+    return in_memory_of_clients(keys, futures_in(graph)) if keys else InMemory()
 
 
 def _last_keys(graph: HighLevelGraph) -> Iterable[Key]:

@@ -46,9 +46,12 @@ class NoSuchPool(PoolError, ValueError):
         Pools of the cluster, and the number of workers in each.
     missing : tuple of str
         All pools that are required and missing.
+    data : tuple of str
+        Names of the collections whose data in memory is lost with the pool, or was to be made
+        there by an earlier computation.
     """
 
-    fields = ("pool", "n_tasks", "layers", "pools", "missing")
+    fields = ("pool", "n_tasks", "layers", "pools", "missing", "data")
 
     def __init__(
         self,
@@ -57,12 +60,14 @@ class NoSuchPool(PoolError, ValueError):
         layers: Sequence[str],
         pools: Mapping[str, int],
         missing: Sequence[str] = (),
+        data: Sequence[str] = (),
     ) -> None:
         self.pool = pool
         self.n_tasks = n_tasks
         self.layers = tuple(layers)
         self.pools = dict(pools)
         self.missing = tuple(missing)
+        self.data = tuple(data)
         super().__init__(
             f'{self.problem} Start workers with --resources "pool-{pool}=1", fix the name, or let '
             'the tasks wait for such workers with propagate_pools(missing="wait").'
@@ -73,20 +78,25 @@ class NoSuchPool(PoolError, ValueError):
         """What is wrong, without what to do about it."""
         others = [name for name in self.missing if name != self.pool]
         also = f" Missing too: {', '.join(map(repr, others))}." if others else ""
+        needs = []
+        if self.data:
+            needs.append(f"data that was kept there ({_some(self.data, of='data')})")
+        if self.layers:
+            needs.append(f"{counted(self.n_tasks, 'task')} ({_some(self.layers)})")
         return (
-            f"pool {self.pool!r} is required by {counted(self.n_tasks, 'task')} "
-            f"({_some(self.layers)}), but no worker offers it.{also} "
+            f"pool {self.pool!r} is required by {' and by '.join(needs)}, "
+            f"but no worker offers it.{also} "
             f"Pools on this cluster: {_with_workers(self.pools)}."
         )
 
 
 class NoSuchWorker(PoolError, ValueError):
-    """Tasks of a pool ask for counted resources that no worker of the pool offers.
+    """Tasks ask for counted resources that no worker offers, or none of their pool.
 
     Attributes
     ----------
-    pool : str
-        The pool.
+    pool : str or None
+        The pool; None if no worker at all offers them.
     resources : dict of str to float
         What the tasks ask for besides it.
     n_tasks : int
@@ -98,19 +108,38 @@ class NoSuchWorker(PoolError, ValueError):
     fields = ("pool", "resources", "n_tasks", "layers")
 
     def __init__(
-        self, pool: str, resources: Mapping[str, float], n_tasks: int, layers: Sequence[str]
+        self, pool: str | None, resources: Mapping[str, float], n_tasks: int, layers: Sequence[str]
     ) -> None:
         self.pool = pool
         self.resources = dict(resources)
         self.n_tasks = n_tasks
         self.layers = tuple(layers)
-        asked = ", ".join(f"{name}={amount:g}" for name, amount in self.resources.items())
+        offered = self._asked.replace(",", "")
+        if pool is None:
+            super().__init__(
+                f'{self.problem} Start one with --resources "{offered}", or let the tasks wait for '
+                'such workers with propagate_pools(missing="wait").'
+            )
+            return
         super().__init__(
-            f"{counted(n_tasks, 'task')} ({_some(self.layers)}) in pool {pool!r} ask for {asked}, "
-            f"but no worker of that pool offers it. Start one with "
-            f'--resources "pool-{pool}=1 {asked.replace(",", "")}", or keep these tasks out of '
-            "the pool."
+            f'{self.problem} Start one with --resources "pool-{pool}=1 {offered}", or keep these '
+            "tasks out of the pool."
         )
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, without what to do about it."""
+        tasks = f"{counted(self.n_tasks, 'task')} ({_some(self.layers)})"
+        if self.pool is None:
+            return f"{tasks} ask for {self._asked}, but no worker offers it."
+        return (
+            f"{tasks} in pool {self.pool!r} ask for {self._asked}, "
+            "but no worker of that pool offers it."
+        )
+
+    @property
+    def _asked(self) -> str:
+        return ", ".join(f"{name}={amount:g}" for name, amount in self.resources.items())
 
 
 class ConflictingPools(PoolError, ValueError):
@@ -311,12 +340,12 @@ class CodeNotReceived(PoolError, RuntimeError):
         )
 
 
-def _some(layers: Sequence[str], limit: int = 3) -> str:
+def _some(layers: Sequence[str], limit: int = 3, of: str = "tasks") -> str:
     """The first layers, by the readable part of their names."""
     names = list(dict.fromkeys(map(key_split, layers)))
     shown = ", ".join(map(repr, names[:limit]))
     more = len(names) - limit
-    return f"{shown} and {more} more kind{'s'[: more != 1]} of tasks" if more > 0 else shown
+    return f"{shown} and {more} more kind{'s'[: more != 1]} of {of}" if more > 0 else shown
 
 
 def _with_workers(pools: Mapping[str, int]) -> str:

@@ -53,6 +53,7 @@ class Explanation(metaclass=Travels):
     consumers: Mapping[str | None, int]  #: how many other tasks use their outputs, by pool
     transfers: tuple[Transfer, ...]  #: their outputs that are shipped
     ships: Mapping[str, float]  #: size of what is shipped, by the pool that receives it
+    read_anywhere: float  #: size of what tasks without a pool read, which may have to be shipped
     #: What the plan would cost more if all the free ones were in another pool, and nothing else
     #: changed; negative where it would cost less. Empty if nothing can be moved.
     costs: Mapping[str, float]
@@ -84,7 +85,7 @@ class Explanation(metaclass=Travels):
             "output" if self._alone else "outputs": self._outputs(),
             "inputs": self._by_pool(self.inputs) or "none",
             "consumers": _tasks_by_pool(self.consumers) or "none",
-            "ships": self._shipped(),
+            "ships": ", and ".join(self._shipped()) or "nothing",
             "elsewhere": self._elsewhere(),
         }
         width = max(map(len, lines))
@@ -131,9 +132,13 @@ class Explanation(metaclass=Travels):
         texts = [f"{pool_name(pool)} {_amount(n, self.unit)}" for pool, n in amounts.items()]
         return listed(texts, MAX_POOLS)
 
-    def _shipped(self) -> str:
-        if not self.ships:
-            return "nothing"
+    def _shipped(self) -> Iterator[str]:
+        if self.ships:
+            yield self._sent()
+        if self.read_anywhere:
+            yield f"up to {_amount(self.read_anywhere, self.unit)} read by tasks without a pool"
+
+    def _sent(self) -> str:
         if self._alone:
             lands = {t.target: t.landing for t in self.transfers if t.landing is not None}
             texts = [
@@ -211,6 +216,7 @@ def explain(plan: Plan, name: Hashable) -> Explanation:
         consumers=_count(map(plan.place_of, consumers)),
         transfers=tuple(transfers),
         ships=dict(sorted(ships.items())),
+        read_anywhere=sum(plan.size_of(key) for key in plan.read_anywhere if key in group),
         costs=dict(_costs(plan, free, allowed)),
         unit=plan.unit,
         cost_unit=plan.unit if plan.link_cost is None else "cost",

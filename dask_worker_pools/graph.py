@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from dask._task_spec import GraphNode, convert_legacy_graph
+from dask._task_spec import GraphNode, TaskRef, convert_legacy_graph
 from dask.blockwise import Blockwise
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
@@ -28,11 +28,13 @@ from dask_worker_pools.annotations import (
     is_blocked,
     is_planned,
     pools_in,
+    said_inside,
     without_pool,
 )
 from dask_worker_pools.edges import Chunk, Edges
 from dask_worker_pools.errors import ConflictingPools
 from dask_worker_pools.lazy import once
+from dask_worker_pools.placement import near_pools
 from dask_worker_pools.slots import name_of
 
 Dependencies = dict[Key, Set[Key]]
@@ -80,6 +82,8 @@ class TaskGraph:
     blocked: set[int] = field(default_factory=set)
     #: the pools any of which a task may run in, for the tasks that are restricted so
     allowed: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    #: those of them that the user said, whether or not there are workers
+    several: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     #: what was annotated besides the pool, for the tasks that have anything
     annotations: dict[Key, Annotations] = field(default_factory=dict)
 
@@ -180,8 +184,31 @@ class TaskGraph:
             for number, any_of in self.allowed.items()
         }
 
+    def near_pools(self) -> set[int]:
+        """The free tasks that will have a pool, as something links them to one."""
+        return self._linked(self.pinned, self.allowed)
+
+    def unsettled(self) -> set[int]:
+        """The tasks whose pool only a cluster can tell, and the free ones linked to them.
+
+        They may run in any of several pools, or on some workers only.
+        """
+        asking = (key for key, own in self.annotations.items() if own.keys() & CARRIED)
+        bound = {*self.allowed, *map(self.number_of.__getitem__, asking)}
+        bound -= self.pinned.keys() | self.blocked
+        return self._linked((), bound) if bound else set()
+
+    def _linked(self, pinned: Collection[int], restricted: Collection[int]) -> set[int]:
+        fixed = {*self.pinned, *self.blocked, *range(len(self.edges.outside))}
+        return {*near_pools(self.edges.inputs, self.edges.counts, pinned, fixed, restricted)}
+
+    def layers_of(self, numbers: Iterable[int]) -> list[str]:
+        """The layers of some tasks."""
+        return list(dict.fromkeys(self.by_key.layer_of[self.key_of[n]] for n in numbers))
+
     def prefer_live(self, live: Collection[str]) -> None:
         """Of several allowed pools, keep those that there are; all of them if there are none."""
+        self.several = self.allowed
         self.allowed = {
             number: tuple(pool for pool in any_of if pool in live) or any_of
             for number, any_of in self.allowed.items()
@@ -237,6 +264,14 @@ def read(
     return tasks
 
 
+def futures_in(graph: HighLevelGraph) -> dict[Key, Any]:
+    """The futures of data in memory that a graph holds, by their keys."""
+    layers = (layer for layer in graph.layers.values() if layer.is_materialized())
+    tasks = (task for layer in layers for task in layer.values())
+    # Known by what it has: its class is distributed's, which need not be there.
+    return {one.key: one for one in tasks if isinstance(one, TaskRef) and hasattr(one, "client")}
+
+
 def _read_layer(
     name: str,
     layer: Layer,
@@ -254,7 +289,7 @@ def _read_layer(
         return
     held = [tasks.key_of[number] for number in numbers]
     said = dict(annotations_by_key(spoken, held))
-    said |= {key: said.get(key, {}) | mark for key, mark in marks.items()}
+    said |= {key: said_inside(mark, said.get(key, {})) for key, mark in marks.items()}
     # Keys mostly share one dict: look into each dict once.
     alike: dict[int, tuple[Annotations, list[int]]] = {}
     for key, own in said.items():

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, repeat
 from statistics import median
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -22,6 +23,7 @@ from dask.typing import Key
 
 from dask_worker_pools.annotations import (
     BLOCKED,
+    MOVES_KEY,
     PLANNED,
     POOL_KEY,
     PREFIX,
@@ -31,19 +33,20 @@ from dask_worker_pools.annotations import (
     annotations_by_key,
 )
 from dask_worker_pools.cluster import (
+    InMemory,
     check_counted,
     check_peer_to_peer,
     find_scheduler,
+    in_memory,
     missing_pools,
     offered_resources,
-    pools_of_data,
     resource_names,
     restrict_to_workers,
     threads,
     warn_clients,
 )
 from dask_worker_pools.edges import Chunk, Edges
-from dask_worker_pools.errors import LostKeys
+from dask_worker_pools.errors import LostKeys, NoSuchPool, NoSuchWorker
 from dask_worker_pools.fusion import Optimization, Tasks, fuse
 from dask_worker_pools.graph import (
     TaskGraph,
@@ -60,7 +63,9 @@ from dask_worker_pools.options import LinkCost, Missing, Options
 from dask_worker_pools.own import Brought, brought_along, optimize_by
 from dask_worker_pools.placement import Pools, place_numbered
 from dask_worker_pools.plan import Plan
+from dask_worker_pools.plugin import watch
 from dask_worker_pools.sizes import LayerSizes, joined_sources, layer_sizes, layer_weights
+from dask_worker_pools.slots import name_of
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -101,7 +106,8 @@ class Pass:
         outputs = list(dict.fromkeys(flatten(keys)))
         planned = self.plan(graph, outputs)
         self.check(planned)
-        tasks, places = planned.tasks, planned.places(again=self.clients is None)
+        planned.note_moves()
+        tasks, places = planned.tasks, planned.places()
         result = Tasks()
         own = brought_along(self.own, keys)
         by_own = {key for _, keyed in own for key in keyed}
@@ -135,22 +141,17 @@ class Pass:
         tasks = read(graph, outputs, self.surrounding)
         scheduler = None if self.clients is None else find_scheduler(self.clients)
         cluster = Cluster.met(tasks, self.options, scheduler)
-        told = told_sizes(graph, tasks, needed=self.clients is None)
+        told = told_sizes(graph, tasks, measured=cluster.data.nbytes, needed=self.clients is None)
         plan = make_plan(tasks, told, self.options, cluster)
-        return Planned(graph, tasks, cluster, plan, scheduler)
+        return Planned(graph, tasks, cluster, plan, scheduler, again=self.clients is None)
 
     def check(self, planned: Planned) -> None:
         """See to it that there are workers for the pools of a plan."""
-        if planned.scheduler is not None:
-            if self.options.missing == "error":  # others may still come
-                self.options.check_links(planned.cluster.names, planned.known_pools())
-            _check_missing(
-                planned.plan,
-                planned.cluster.resources,
-                planned.tasks,
-                planned.scheduler,
-                self.options.missing,
-            )
+        if planned.scheduler is None or self.options.missing == "wait":
+            return
+        if self.options.missing == "error":  # others may still come
+            self.options.check_links(planned.cluster.names, planned.known_pools())
+        _check_missing(planned, planned.scheduler, self.options.missing)
 
     def finish(self, result: Tasks, planned: Planned) -> MaterializedLayer:
         """The tasks to run, with landings and with annotations for each."""
@@ -158,7 +159,7 @@ class Pass:
         if planned.scheduler is not None:
             add_landings(result, planned.tasks.located())
         override = "resources" in self.surrounding
-        again = self.clients is None
+        again = planned.again
         layer = _write(result, planned.cluster.resources, planned.tasks, override, again)
         return _marked(layer, planned.plan) if again else layer
 
@@ -185,21 +186,45 @@ class Planned:
     cluster: Cluster
     plan: Plan
     scheduler: Scheduler | None
+    again: bool  #: the graph stays in this process: the pass may read what it writes here
+
+    def note_moves(self) -> None:
+        """Note where tasks may go on when the last worker of their pool has left.
+
+        Only those that may be in several pools, and what is there because of them, have a choice.
+        """
+        tasks = self.tasks
+        if self.scheduler is None or not tasks.several:
+            return
+        watch(self.scheduler)
+        resources = self.cluster.resources
+        outside = len(tasks.edges.outside)
+        moves: dict[int, tuple[str, ...]] = dict.fromkeys(tasks.pinned, ())
+        moves |= {
+            n: tuple(resources[pool] for pool in any_of) for n, any_of in tasks.several.items()
+        }
+        for number, pools in moves.items():
+            if number >= outside:
+                key = tasks.key_of[number]
+                tasks.annotations[key] = {**tasks.annotations.get(key, {}), MOVES_KEY: pools}
 
     def known_pools(self) -> set[str]:
         """All pools that the tasks name or the cluster has."""
         return {*self.tasks.pools(), *self.cluster.capacity}
 
-    def places(self, *, again: bool = False) -> dict[Key, str | None]:
+    def places(self) -> dict[Key, str | None]:
         """Where each task runs.
 
         Blocked tasks are in a place of their own: fused with others they would lose the mark. So
-        are those that may run in any of several pools, where they will be planned `again`.
+        are those that may run in any of several pools, if they may be planned again, on a cluster:
+        it is not settled before that where they run, nor where what is linked to them does.
         """
-        places = {**self.plan.pools, **dict.fromkeys(self.tasks.blocked_keys(), NOWHERE)}
-        if again:
-            allowed = self.tasks.allowed_by_key()
-            places |= {key: ANY_OF.join(pools) for key, pools in allowed.items()}
+        tasks = self.tasks
+        places = {**self.plan.pools, **dict.fromkeys(tasks.blocked_keys(), NOWHERE)}
+        if self.again and (tasks.allowed or tasks.annotations):
+            places |= {tasks.key_of[number]: None for number in tasks.unsettled()}
+            several = tasks.allowed_by_key()
+            places |= {key: ANY_OF.join(pools) for key, pools in several.items()}
         return places
 
 
@@ -210,41 +235,49 @@ class Cluster:
     resources: Mapping[str, str]  #: the resource that stands for each pool
     names: Mapping[str, str]  #: what the workers call each pool that the user named
     capacity: Mapping[str, float]  #: threads of each pool; empty where there is no cluster
+    lacking: Sequence[NoSuchWorker] = ()  #: tasks that no worker at all could run
+    data: InMemory = field(default_factory=InMemory)  #: what is in memory already
 
     @classmethod
-    def met(cls, tasks: TaskGraph, options: Options, scheduler: Scheduler | None) -> Cluster:
-        """Call the pools in `tasks` as the workers do, and find data in memory."""
-        offered = Counter[str]() if scheduler is None else offered_resources(scheduler)
+    def met(
+        cls,
+        tasks: TaskGraph,
+        options: Options,
+        scheduler: Scheduler | None,
+        data: InMemory | None = None,
+    ) -> Cluster:
+        """Call the pools in `tasks` as the workers do, and find data in memory.
+
+        Without a scheduler `data` says what is known of it.
+        """
+        if data is None:
+            data = InMemory() if scheduler is None else in_memory(scheduler, tasks.edges.outside)
+        offered = data.offered if scheduler is None else offered_resources(scheduler)
         said = tasks.pools() | options.link_pools()
         spelled = resource_names(said, offered)
         names = {pool: name[len(PREFIX) :] for pool, name in spelled.items()}
         tasks.rename_pools(names)
-        resources = {name[len(PREFIX) :]: name for name in (*offered, *spelled.values())}
+        used = (*offered, *spelled.values(), *data.pools.values())
+        resources = {name[len(PREFIX) :]: name for name in used}
+        tasks.locate({key: name[len(PREFIX) :] for key, name in data.pools.items()})
         if scheduler is None:
-            return cls(resources, names, {})
+            return cls(resources, names, {}, data=data)
         tasks.prefer_live({name[len(PREFIX) :] for name in offered})
-        restrict_to_workers(tasks, scheduler)
-        data = pools_of_data(scheduler, tasks.edges.outside)
-        tasks.locate({key: name[len(PREFIX) :] for key, name in data.items()})
+        lacking = restrict_to_workers(tasks, scheduler)
         capacity = {name[len(PREFIX) :]: n for name, n in threads(scheduler).items()}
-        return cls(resources, names, capacity)
+        return cls(resources, names, capacity, lacking, data)
 
 
-def _check_missing(
-    plan: Plan,
-    resources: Mapping[str, str],
-    tasks: TaskGraph,
-    scheduler: Scheduler,
-    missing: Missing,
-) -> None:
-    if missing == "wait":
-        return
-    for error in missing_pools(plan, resources, offered_resources(scheduler)):
+def _check_missing(planned: Planned, scheduler: Scheduler, missing: Missing) -> None:
+    plan, resources = planned.plan, planned.cluster.resources
+    absent = missing_pools(plan, resources, offered_resources(scheduler))
+    errors: list[NoSuchPool | NoSuchWorker] = [*absent, *planned.cluster.lacking]
+    for error in errors:
         if missing == "error":
             raise error
         warn_clients(scheduler, f"{error.problem} The tasks wait for workers that do.")
     if missing == "error":
-        check_counted(plan, resources, tasks.annotations, scheduler)
+        check_counted(plan, resources, planned.tasks.annotations, scheduler)
 
 
 def make_plan(tasks: TaskGraph, told: ToldSizes, options: Options, cluster: Cluster) -> Plan:
@@ -313,18 +346,34 @@ class ToldSizes:
         ]
 
 
-def told_sizes(graph: HighLevelGraph, tasks: TaskGraph, *, needed: bool = False) -> ToldSizes:
-    """Tell the bytes of each task's output, as far as they are known."""
+def told_sizes(
+    graph: HighLevelGraph,
+    tasks: TaskGraph,
+    *,
+    measured: Mapping[Key, float] = MappingProxyType({}),
+    needed: bool = False,
+) -> ToldSizes:
+    """Tell the bytes of each task's output, as far as they are known.
+
+    `measured` are those of data in memory, as the workers count them. They are `needed` also where
+    nothing is pinned if somebody else will plan what comes of it.
+    """
     if not tasks.pinned and not tasks.allowed and not needed:
         # Without a pin there is nothing to choose, and no size to know.
         return ToldSizes([None] * len(tasks.edges.counts), {}, False)
     names = {chunk.layer for chunk in tasks.edges.chunks}
-    layers, weights = layer_sizes(graph, names), layer_weights(graph, names)
+    outside = tasks.edges.outside
+    layers = layer_sizes(graph, names | {str(name_of(key)) for key in outside}, measured)
+    weights = layer_weights(graph, names)
+    sources = {name: layers[name].source for name in layers if name in names}
+    for key in measured:
+        sources.setdefault(str(name_of(key)), "measured")
     told = ToldSizes(
-        _by_number(layers, tasks.edges),
-        {name: sizes.source for name, sizes in layers.items()},
-        not any(sizes.known for sizes in layers.values()),
-        _by_number(weights, tasks.edges) if weights else [],
+        [measured.get(key, _graphs(layers, key)) for key in outside]
+        + _by_number(layers, tasks.edges),
+        sources,
+        not any(sizes.known for sizes in layers.values()) and not measured,
+        [*repeat(None, len(outside)), *_by_number(weights, tasks.edges)] if weights else [],
     )
     marks = {key: known for chunk in tasks.edges.chunks for key, (_, known) in chunk.marks.items()}
     return _with_marks(told, marks, tasks) if marks else told
@@ -352,9 +401,15 @@ def _with_marks(told: ToldSizes, marks: Mapping[Key, Annotations], tasks: TaskGr
     return ToldSizes(nbytes, {**told.sources, **joined}, counting, weights)
 
 
+def _graphs(layers: Mapping[str, LayerSizes], key: Key) -> float | None:
+    """The bytes of data in memory, as far as the graph itself tells."""
+    layer = layers.get(str(name_of(key)))
+    return None if layer is None else layer.of(key)
+
+
 def _by_number(layers: Mapping[str, LayerSizes], edges: Edges) -> list[float | None]:
-    """What is told of outputs, by the number of the task."""
-    numbered: list[float | None] = [None] * len(edges.outside)
+    """What is told of the outputs of tasks, by the number of the task."""
+    numbered: list[float | None] = []
     alike: dict[float | None, float | None] = {}  # equal sizes are one object, to save memory
     for chunk in edges.chunks:
         layer = layers.get(chunk.layer)
@@ -389,11 +444,12 @@ def _write(
     """
     # Most tasks have nothing of their own: what is written then follows from the pool.
     pools = set(result.pools.values())
-    plain = {pool: _own_annotations({}, pool, resources, again, override) for pool in pools}
+    free: Annotations = {MOVES_KEY: True} if tasks.several else {}
+    plain = {pool: _own_annotations(free, pool, resources, again, override) for pool in pools}
     written = {key: plain[pool] for key, pool in result.pools.items() if plain[pool]}
     pins = tasks.users_pins() if again else ()
     for key in {*result.annotations, *pins} & result.pools.keys():
-        own, pool = result.annotations.get(key, {}), result.pools[key]
+        own, pool = free | result.annotations.get(key, {}), result.pools[key]
         written[key] = _own_annotations(own, pool, resources, again and key not in pins, override)
         if not written[key]:
             del written[key]
@@ -457,13 +513,15 @@ def _marked(layer: MaterializedLayer, plan: Plan) -> MaterializedLayer:
 def _own_annotations(
     own: Annotations, pool: str | None, resources: Mapping[str, str], planned: bool, override: bool
 ) -> Annotations:
+    if MOVES_KEY in own and not (pool and own[MOVES_KEY]):
+        own = {name: value for name, value in own.items() if name != MOVES_KEY}
     if pool and ANY_OF in pool:
-        own = without_surrounding_pool(own, blocked=False)
-        return {**own, POOL_KEY: tuple(pool.split(ANY_OF))}
+        return without_surrounding_pool(own, tuple(pool.split(ANY_OF)))
     if pool:
         return with_pool(own, resources[pool], planned)
-    blocked = pool == NOWHERE
-    return without_surrounding_pool(own, blocked) if blocked or override else own
+    if pool == NOWHERE:
+        return without_surrounding_pool(own, BLOCKED)
+    return without_surrounding_pool(own) if override else own
 
 
 def with_pool(annotations: Annotations, resource: str, planned: bool) -> Annotations:
@@ -475,7 +533,12 @@ def with_pool(annotations: Annotations, resource: str, planned: bool) -> Annotat
     return {**own, POOL_KEY: PLANNED} if planned else own
 
 
-def without_surrounding_pool(annotations: Annotations, blocked: bool) -> Annotations:
-    """Annotations of a task without pool: resources said around the computation do not count."""
+def without_surrounding_pool(
+    annotations: Annotations, said: tuple[str, ...] | bool | None = None
+) -> Annotations:
+    """Annotations of a task without a pool of its own: resources said around it do not count.
+
+    `said` are the pools that it may run in, or `BLOCKED`.
+    """
     own = {**annotations, "resources": annotations.get("resources", {})}
-    return {**own, POOL_KEY: BLOCKED} if blocked else own
+    return own if said is None else {**own, POOL_KEY: said}

@@ -14,7 +14,7 @@ from dask.utils import key_split
 
 from dask_worker_pools.lazy import once
 from dask_worker_pools.travel import Travels
-from dask_worker_pools.words import counted, short_names, size_text
+from dask_worker_pools.words import counted, name_of, short_names, size_text
 
 if TYPE_CHECKING:
     from dask_worker_pools.explain import Explanation, Unit
@@ -99,7 +99,7 @@ class Plan(metaclass=Travels):
     pinned: Mapping[Key, str] = field(default_factory=dict)
     blocked: Collection[Key] = frozenset()  #: tasks created under ``pool(None)``
     #: how the sizes of each layer's outputs are known: "declared", "chunks", "derived",
-    #: "embedded", "rows" or "unknown"; several joined by "+"
+    #: "embedded", "rows" or "unknown"; several joined by "+"; "measured" of data in memory
     sources: Mapping[str, str] = field(default_factory=dict)
     counting: bool = False  #: no size is known: each output counts 1, or its weight
     #: how many partitions of sources outputs of unknown size are guessed to hold, where they are
@@ -164,6 +164,21 @@ class Plan(metaclass=Travels):
     def total_bytes(self) -> float:
         """Bytes shipped between pools; outputs of unknown size count nothing."""
         return sum(self.bytes_by_link.values())
+
+    @once
+    def read_anywhere(self) -> tuple[Key, ...]:
+        """Outputs of pools that tasks without a pool read, wherever these will run.
+
+        Each may have to be sent there, or not: it is in none of the transfers.
+        """
+        anywhere = (inputs for key, inputs in self.dependencies.items() if self.is_anywhere(key))
+        read = dict.fromkeys(chain.from_iterable(anywhere))
+        return tuple(key for key in read if self.place_of(key) is not None)
+
+    @property
+    def bytes_read_anywhere(self) -> float:
+        """Bytes that may be sent to tasks without a pool; unknown sizes count nothing."""
+        return sum(self.sizes.get(key, 0.0) for key in self.read_anywhere)
 
     @once
     def cost(self) -> float:
@@ -235,6 +250,11 @@ class Plan(metaclass=Travels):
             name: counts[name]
             for name in (*pinned, *sorted(counts.keys() - pinned.keys(), key=str))
         }
+
+    def data_in(self, pool: str) -> list[str]:
+        """Names of the collections that have data in memory in `pool`."""
+        inside = (key for key in self.in_memory if self.pinned.get(key) == pool)
+        return list(dict.fromkeys(str(name_of(key)) for key in inside))
 
     # --- What was assumed -----------------------------------------------------------------------
 
@@ -316,14 +336,18 @@ class Plan(metaclass=Travels):
         """Pool of a task or of data in memory; None = none, or not known."""
         return self.pools[key] if key in self.pools else self.pinned.get(key)
 
+    def is_anywhere(self, key: Key) -> bool:
+        """Whether a task has no pool."""
+        return key in self.pools and self.pools[key] is None
+
     @once
-    def _outside(self) -> Set[Key]:
-        """Data in memory that tasks need."""
-        return self.consumers.keys() - self.pools.keys()
+    def in_memory(self) -> tuple[Key, ...]:
+        """Data in memory that tasks need: results of an earlier computation, which are no tasks."""
+        return tuple(key for key in self.consumers if key not in self.pools)
 
     @once
     def _keys(self) -> Set[Key]:
-        return {*self.pools, *self._outside}
+        return {*self.pools, *self.in_memory}
 
     def explain(self, name: Hashable) -> Explanation:
         """Say why a task, or a layer of tasks, is where it is, and what other pools would cost.
@@ -385,7 +409,8 @@ class Plan(metaclass=Travels):
         dict
             With ``pools`` (pool or None by task), ``transfers`` (each with ``key``, ``source``,
             ``target``, ``nbytes`` and ``landing``), ``bytes_by_link`` (bytes by source and then
-            target), ``total_bytes`` and ``assumptions``.
+            target), ``total_bytes``, ``bytes_read_anywhere``, ``in_memory`` (``pool`` and
+            ``nbytes`` by key, None where unknown) and ``assumptions``.
 
         Examples
         --------
@@ -415,5 +440,10 @@ class Plan(metaclass=Travels):
             ],
             "bytes_by_link": links,
             "total_bytes": float(self.total_bytes),
+            "bytes_read_anywhere": float(self.bytes_read_anywhere),
+            "in_memory": {
+                str(key): {"pool": self.place_of(key), "nbytes": self.sizes.get(key)}
+                for key in self.in_memory
+            },
             "assumptions": list(self.assumptions),
         }

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import html
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias
 
-from dask_worker_pools.words import bytes_text, counted, listed, pool_name, shortened
+from dask_worker_pools.words import (
+    bytes_text,
+    counted,
+    listed,
+    name_of,
+    pool_name,
+    short_names,
+    shortened,
+)
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -21,6 +30,9 @@ MAX_ROWS, MAX_ASSUMPTIONS = 20, 5
 MAX_LINKS, MAX_TARGETS = 6, 3
 #: How many characters of a layer's name are shown.
 MAX_NAME = 40
+
+#: Says where some outputs of a pool are.
+Say: TypeAlias = "Callable[[Plan, str | None, Collection[Key]], str]"
 
 TEMPLATE = "worker_pools_plan.html.j2"
 
@@ -96,8 +108,33 @@ def between(plan: Plan) -> str:
     >>> between(Plan({"a": "A", "b": "B"}, {"a": [], "b": ["a"]}, {"a": "a", "b": "b"}, {"a": 8}))
     'Between pools: 8 B in 1 transfer (A → B)'
     """
+    said = [text for text in (_sent_in_all(plan), read_anywhere(plan)) if text]
+    return f"Between pools: {', and '.join(said)}" if said else "Nothing is sent between pools"
+
+
+def read_anywhere(plan: Plan, keys: Collection[Key] | None = None) -> str:
+    """Say how much tasks without a pool read of what is in pools; empty if they do not.
+
+    Examples
+    --------
+    >>> from dask_worker_pools.plan import Plan
+    >>> plan = Plan({"a": "A", "b": None}, {"a": [], "b": ["a"]}, {"a": "a", "b": "b"}, {"a": 8})
+    >>> read_anywhere(plan)
+    'up to 8 B read by tasks without a pool'
+    """
+    read = [key for key in plan.read_anywhere if keys is None or key in keys]
+    return f"up to {outputs_text(plan, read)} read by tasks without a pool" if read else ""
+
+
+def outputs_text(plan: Plan, keys: Collection[Key]) -> str:
+    """Write the bytes of outputs, or how many there are where no size is known."""
+    sizes = [plan.sizes.get(key) for key in keys]
+    return bytes_text(sizes) if set(sizes) != {None} else counted(len(sizes), "output")
+
+
+def _sent_in_all(plan: Plan) -> str:
     if not plan.transfers:
-        return "Nothing is sent between pools"
+        return ""
     by_link: defaultdict[str, list[Transfer]] = defaultdict(list)
     for transfer in plan.transfers:
         by_link[f"{transfer.source} → {transfer.target}"].append(transfer)
@@ -106,19 +143,19 @@ def between(plan: Plan) -> str:
     total = f"{_amount(plan.transfers)} in {counted(len(plan.transfers), 'transfer')}"
     if all(transfer.nbytes is None for transfer in plan.transfers):
         total = f"{counted(len(plan.transfers), 'transfer')} of unknown size"
-    return f"Between pools: {total} ({listed(texts, MAX_LINKS)})"
+    return f"{total} ({listed(texts, MAX_LINKS)})"
 
 
 def table(plan: Plan) -> tuple[list[Row], int]:
     """Make the first rows of the table; with the number of layers that are left out.
 
-    A layer has one row for each pool that it has tasks in.
+    A layer has one row for each pool that it has tasks in. Before all layers comes data in memory.
     """
-    rows: list[Row] = []
+    rows = list(islice(_data_rows(plan), MAX_ROWS))
     shown = 0
     for label, layers in plan.layers_by_label.items():
         keys = [key for layer in layers for key in plan.keys_by_layer[layer]]
-        of_layer = list(_rows(plan, label, keys))
+        of_layer = list(_rows_by_pool(plan, label, keys, _said))
         if rows and len(rows) + len(of_layer) > MAX_ROWS:
             break
         rows += of_layer
@@ -134,31 +171,52 @@ def assumed(plan: Plan) -> list[str]:
     return [*plan.assumptions[:MAX_ASSUMPTIONS], f"… and {more} more such layers"]
 
 
-def _rows(plan: Plan, label: str, keys: Collection[Key]) -> Iterator[Row]:
+def _data_rows(plan: Plan) -> Iterator[Row]:
+    of_name: defaultdict[str, list[Key]] = defaultdict(list)
+    for key in plan.in_memory:
+        of_name[str(name_of(key))].append(key)
+    names = short_names(of_name)
+    for name, keys in of_name.items():
+        yield from _rows_by_pool(plan, names[name], keys, _held)
+
+
+def _held(plan: Plan, pool: str | None, keys: Collection[Key]) -> str:
+    """Where data in memory is, as far as that is known, and how its size is."""
+    source = plan.sources.get(str(name_of(next(iter(keys)))))
+    said = "in memory" + (f", {source}" if source else "")
+    return said if pool is None else f"{pool} ({said})"
+
+
+def _rows_by_pool(
+    plan: Plan,
+    label: str,
+    keys: Collection[Key],
+    say: Callable[[Plan, str | None, Collection[Key]], str],
+) -> Iterator[Row]:
     in_pool: defaultdict[str | None, list[Key]] = defaultdict(list)
     for key in keys:
-        in_pool[plan.pools[key]].append(key)
+        in_pool[plan.place_of(key)].append(key)
     name = shortened(label, MAX_NAME)
     for pool in sorted(in_pool, key=lambda pool: (pool is None, pool or "")):
         inside = in_pool[pool]
         yield Row(
             name,
-            pool_name(pool) + _said(plan, inside),
-            str(len(inside)),
+            say(plan, pool, inside),
+            str(sum(key in plan.pools for key in inside) or ""),
             _size(plan, inside),
             _sent(plan, inside),
         )
         name = ""
 
 
-def _said(plan: Plan, keys: Collection[Key]) -> str:
-    """What the user said about the tasks."""
+def _said(plan: Plan, pool: str | None, keys: Collection[Key]) -> str:
+    """The pool of tasks, and what the user said about them."""
     counts = {
         "pinned": sum(key in plan.pinned for key in keys),
         "blocked": sum(key in plan.blocked for key in keys),
     }
     said = [word if n == len(keys) else f"{n} {word}" for word, n in counts.items() if n]
-    return f" ({', '.join(said)})" if said else ""
+    return pool_name(pool) + (f" ({', '.join(said)})" if said else "")
 
 
 def _size(plan: Plan, keys: Collection[Key]) -> str:
@@ -174,6 +232,9 @@ def _sent(plan: Plan, keys: Collection[Key]) -> str:
         for transfer in plan.transfers_of.get(key, ()):
             by_target[transfer.target].append(transfer)
     texts = [f"{target} {_amount(by_target[target])}" for target in sorted(by_target)]
+    own = set(keys)
+    if read := [key for key in plan.read_anywhere if key in own]:
+        texts.append(f"{pool_name(None)} ≤ {outputs_text(plan, read)}")
     return listed(texts, MAX_TARGETS)
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from dask.typing import Key
 
+from dask_worker_pools.words import name_of as name_of
+
 Numbers: TypeAlias = npt.NDArray[np.int64]
 
 NONE: Numbers = np.empty(0, np.int64)
@@ -161,8 +163,3 @@ def block_indices(blocks: Numbers, shape: tuple[int, ...]) -> tuple[Numbers, ...
 def strides(shape: Sequence[int]) -> list[int]:
     """How far apart in a grid blocks are that are neighbours along each axis."""
     return [prod(shape[axis + 1 :]) for axis in range(len(shape))]
-
-
-def name_of(key: Key) -> Hashable:
-    """The name of the collection that a key belongs to."""
-    return key[0] if type(key) is tuple and key else key

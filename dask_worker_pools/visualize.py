@@ -6,9 +6,9 @@ import html
 import itertools
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,8 +21,9 @@ from dask_worker_pools.colors import fill_of, pool_colors, readable_on
 from dask_worker_pools.errors import InvalidType, InvalidValue, PoolError
 from dask_worker_pools.options import UNSAID, LinkCosts, Unsaid, only_said
 from dask_worker_pools.plan import Plan, Transfer
+from dask_worker_pools.report import outputs_text, read_anywhere
 from dask_worker_pools.travel import travels
-from dask_worker_pools.words import bytes_text, counted, pool_name
+from dask_worker_pools.words import bytes_text, counted, name_of, pool_name
 
 Level = Literal["layer", "task"]
 
@@ -236,8 +237,12 @@ def draw(
     """
     _check_level(level)
     _check_attributes(attrs)
-    shown = plan if level == "layer" else _with_landings(plan)
-    boxes = _layer_boxes(plan) if level == "layer" else _task_boxes(plan, shown)
+    known = _with_data(plan)
+    shown = known if level == "layer" else _with_landings(known)
+    boxes = _layer_boxes(plan) if level == "layer" else _task_boxes(plan)
+    boxes += _data_boxes(plan, level)
+    if level == "task":
+        boxes += _landing_boxes(known, shown)
     edges = _Edges.between(boxes, shown)
     colors = pool_colors(pool for pool in plan.pools.values() if pool is not None)
 
@@ -252,7 +257,8 @@ def draw(
     for box in boxes:
         graph.node(box.node, **_box_attributes(box, shown, colors))
     for source, target in sorted(edges.local):
-        graph.edge(boxes[source].node, boxes[target].node)
+        read = edges.read.get((source, target), ())
+        graph.edge(boxes[source].node, boxes[target].node, **_local_attributes(read, shown))
     for (source, target), transfers in sorted(edges.crossing.items(), key=lambda item: item[0]):
         graph.edge(
             boxes[source].node, boxes[target].node, **_crossing_attributes(transfers, plan.counting)
@@ -273,6 +279,7 @@ class _Box:
     keys: Sequence[Key]  #: its tasks
     is_task: bool = False  #: whether it is drawn with level="task"
     is_landing: bool = False  #: whether an output crosses here once, for several tasks
+    is_data: bool = False  #: whether it is no task, but what an earlier computation left in memory
 
 
 def _layer_boxes(plan: Plan) -> list[_Box]:
@@ -280,6 +287,34 @@ def _layer_boxes(plan: Plan) -> list[_Box]:
         _Box(f"layer{i}", key_split(layer), layer, keys)
         for i, (layer, keys) in enumerate(plan.keys_by_layer.items())
     ]
+
+
+def _data_boxes(plan: Plan, level: Level) -> list[_Box]:
+    """A box for each collection, or each output, of which it is known where in memory it is."""
+    keys = sorted(filter(plan.pinned.__contains__, plan.in_memory), key=_natural)
+    if level == "task":
+        return [
+            _Box(f"data{i}", _task_title(key), str(key), [key], is_task=True, is_data=True)
+            for i, key in enumerate(keys)
+        ]
+    named: defaultdict[str, list[Key]] = defaultdict(list)
+    for key in keys:
+        named[str(name_of(key))].append(key)
+    return [
+        _Box(f"data{i}", key_split(name), name, own, is_data=True)
+        for i, (name, own) in enumerate(named.items())
+    ]
+
+
+def _with_data(plan: Plan) -> Plan:
+    """The same plan with data in memory as if it were tasks, where it is known in which pool."""
+    data = [key for key in plan.in_memory if key in plan.pinned]
+    return replace(
+        plan,
+        pools={**plan.pools, **{key: plan.pinned[key] for key in data}},
+        dependencies={**plan.dependencies, **dict.fromkeys(data, ())},
+        layer_of={**plan.layer_of, **{key: str(name_of(key)) for key in data}},
+    )
 
 
 def _with_landings(plan: Plan) -> Plan:
@@ -305,8 +340,8 @@ def _with_landings(plan: Plan) -> Plan:
     )
 
 
-def _task_boxes(plan: Plan, shown: Plan) -> list[_Box]:
-    """A box for each task of `plan`, and for those that only `shown` has: landings."""
+def _task_boxes(plan: Plan) -> list[_Box]:
+    """A box for each task."""
     if len(plan.pools) > MAX_TASKS:
         raise InvalidValue(
             "level",
@@ -315,21 +350,24 @@ def _task_boxes(plan: Plan, shown: Plan) -> list[_Box]:
             f'{len(plan.pools)}. Use level="layer", or fewer chunks.',
         )
     # Tasks of a layer come in any order; (x, 2) goes before (x, 10).
-    keys = [
-        key
-        for layer in plan.keys_by_layer.values()
-        for key in sorted(layer, key=lambda key: natural_sort_key(str(key)))
-    ]
-    landings = sorted(
-        shown.pools.keys() - plan.pools.keys(), key=lambda k: natural_sort_key(str(k))
-    )
+    keys = [key for layer in plan.keys_by_layer.values() for key in sorted(layer, key=_natural)]
     return [
         _Box(f"task{i}", _task_title(key), str(key), [key], is_task=True)
         for i, key in enumerate(keys)
-    ] + [
+    ]
+
+
+def _landing_boxes(plan: Plan, shown: Plan) -> list[_Box]:
+    """A box for each task that only `shown` has."""
+    landings = sorted(shown.pools.keys() - plan.pools.keys(), key=_natural)
+    return [
         _Box(f"landing{i}", "landing", str(key), [key], is_task=True, is_landing=True)
         for i, key in enumerate(landings)
     ]
+
+
+def _natural(key: Key) -> Any:
+    return natural_sort_key(str(key))
 
 
 def _task_title(key: Key) -> str:
@@ -343,16 +381,20 @@ class _Edges:
 
     local: Collection[tuple[int, int]]  #: something stays in its pool, or has none
     crossing: Mapping[tuple[int, int], Sequence[Transfer]]  #: transfers counted on the edge
+    #: outputs of pools that are read by tasks without a pool, counted on the edge
+    read: Mapping[tuple[int, int], Sequence[Key]]
 
     @classmethod
     def between(cls, boxes: Sequence[_Box], plan: Plan) -> _Edges:
-        """Edges between `boxes`, each transfer of `plan` on the first edge that uses it."""
+        """Edges between `boxes`, with what crosses on the first edge that uses it."""
         box_of = {key: i for i, box in enumerate(boxes) for key in box.keys}
         sent: dict[tuple[Key, str | None], Transfer] = {
             (transfer.key, transfer.target): transfer for transfer in plan.transfers
         }
         local: set[tuple[int, int]] = set()
         crossing: dict[tuple[int, int], list[Transfer]] = {}
+        read: dict[tuple[int, int], list[Key]] = {}
+        read_anywhere = set(plan.read_anywhere)
         counted_on: dict[tuple[Key, str | None], tuple[int, int]] = {}
         for key, needed in _drawable_dependencies(plan):
             ends = box_of[needed], box_of[key]
@@ -360,15 +402,21 @@ class _Edges:
             if route in sent:
                 crossing.setdefault(ends, [])
                 counted_on[route] = min(ends, counted_on.get(route, ends))
+            elif route[1] is None and needed in read_anywhere:
+                local.add(ends)
+                counted_on[route] = min(ends, counted_on.get(route, ends))
             elif ends[0] != ends[1]:  # inside a layer, what stays in its pool is no news
                 local.add(ends)
         for route, ends in counted_on.items():
-            crossing[ends].append(sent[route])
-        return cls(local, crossing)
+            if route in sent:
+                crossing[ends].append(sent[route])
+            else:
+                read.setdefault(ends, []).append(route[0])
+        return cls(local, crossing, read)
 
 
 def _drawable_dependencies(plan: Plan) -> Iterator[tuple[Key, Key]]:
-    """Yield each task with each of its inputs; data already in memory are in no layer."""
+    """Yield each task with each of its inputs; data of unknown place have no box."""
     for key, inputs in plan.dependencies.items():
         for needed in inputs:
             if key in plan.pools and needed in plan.pools:
@@ -383,7 +431,8 @@ def _box_attributes(box: _Box, plan: Plan, colors: Mapping[str, str]) -> dict[st
     if box.is_landing:
         return _landing_attributes(box, plan, colors)
     fills = [fill_of(pool, colors) for pool in shares]
-    lines = [f"<B>{_escape(box.title)}</B>", *_where(box, shares), *_said(box, plan)]
+    said = [_in_memory(box, plan)] if box.is_data else _said(box, plan)
+    lines = [f"<B>{_escape(box.title)}</B>", *_where(box, shares), *said]
     label = "<BR/>".join(lines)
     attributes = {"tooltip": _box_tooltip(box, plan, shares)}
     if any(key in plan.pinned for key in box.keys):
@@ -426,7 +475,11 @@ def _where(box: _Box, shares: Mapping[str | None, int]) -> list[str]:
         place = "no pool" if pool is None else f"in {_escape(pool)}"
         if box.is_task:
             return [place]
-        return [counted(n, "task") + (", " if pool is None else " ") + place]
+        return [
+            counted(n, "output" if box.is_data else "task")
+            + (", " if pool is None else " ")
+            + place
+        ]
     named = [f"{_escape(pool_name(pool))}: {n}" for pool, n in shares.items()]
     if len(named) > MAX_SPLIT_NAMES:
         more = len(named) - MAX_SPLIT_NAMES + 1
@@ -444,6 +497,11 @@ def _said(box: _Box, plan: Plan) -> list[str]:
     return [word if n == total else f"{n} of {total} {word}" for word, n in counts.items() if n > 0]
 
 
+def _in_memory(box: _Box, plan: Plan) -> str:
+    """A line that says how large data in memory is."""
+    return f"{bytes_text(plan.sizes.get(key) for key in box.keys)} in memory"
+
+
 def _box_tooltip(box: _Box, plan: Plan, shares: Mapping[str | None, int]) -> str:
     where = ", ".join(f"{pool_name(pool)}: {counted(n, 'task')}" for pool, n in shares.items())
     produced = bytes_text(plan.sizes.get(key) for key in box.keys)
@@ -455,6 +513,14 @@ def _stripes(fills: Sequence[str], tasks: Sequence[int]) -> str:
     total = sum(tasks)
     shares = [f"{fill};{n / total:.6f}" for fill, n in zip(fills[:-1], tasks[:-1], strict=True)]
     return ":".join([*shares, fills[-1]])
+
+
+def _local_attributes(read: Sequence[Key], plan: Plan) -> dict[str, str]:
+    """Attributes of an edge inside a pool, or to tasks without one, which may be elsewhere."""
+    if not read:
+        return {}
+    tooltip = "read by tasks without a pool, wherever they run"
+    return {"label": f"≤ {outputs_text(plan, read)}", "tooltip": tooltip, "labeltooltip": tooltip}
 
 
 def _crossing_attributes(transfers: Sequence[Transfer], counting: bool) -> dict[str, str]:
@@ -503,13 +569,13 @@ def _across(columns: int, text: str) -> str:
 
 def _title(plan: Plan, edges: _Edges) -> str:
     transfers = list(itertools.chain.from_iterable(edges.crossing.values()))
-    if not transfers:
-        return "Nothing is sent between pools"
-    number = counted(len(transfers), "transfer")
-    if plan.counting:
-        return f"Between pools: <B>{number}</B> ({_escape(plan.assumptions[0])})"
-    total = bytes_text(transfer.nbytes for transfer in transfers)
-    return f"Between pools: <B>{total}</B> in {number}"
+    said = [read_anywhere(plan)] if plan.read_anywhere else []
+    if transfers:
+        number = counted(len(transfers), "transfer")
+        total = bytes_text(transfer.nbytes for transfer in transfers)
+        counts = f"<B>{number}</B> ({_escape(plan.assumptions[0])})" if plan.counting else ""
+        said.insert(0, counts or f"<B>{total}</B> in {number}")
+    return f"Between pools: {', and '.join(said)}" if said else "Nothing is sent between pools"
 
 
 def _pool_entry(pool: str | None, n_tasks: int, colors: Mapping[str, str]) -> str:

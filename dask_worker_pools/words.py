@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Hashable, Iterable
 
+from dask.typing import Key
 from dask.utils import format_bytes, key_split
 
 #: How many characters of a layer's token tell it from others of the same short name.
@@ -99,3 +100,8 @@ def shortened(text: str, length: int) -> str:
         return text
     half = (length - 1) // 2
     return f"{text[: length - 1 - half]}…{text[-half:]}"
+
+
+def name_of(key: Key) -> Hashable:
+    """The name of the collection that a key belongs to."""
+    return key[0] if type(key) is tuple and key else key

@@ -121,11 +121,11 @@ def test_transfers_do_not_depend_on_the_order_of_inputs() -> None:
 
 
 def test_one_pool_ships_nothing() -> None:
-    """Within one pool, and to tasks without any, nothing crosses.
+    """Within one pool nothing crosses.
 
-    x (A) → y (A) → z (no pool)
+    x (A) → y (A) → z (A)
     """
-    plan = plan_of({"x": "A", "y": "A", "z": None}, "x>y y>z", sizes={"x": 8, "y": 8, "z": 8})
+    plan = plan_of({"x": "A", "y": "A", "z": "A"}, "x>y y>z", sizes={"x": 8, "y": 8, "z": 8})
     assert plan.transfers == ()
     assert plan.cost == 0
     assert "Nothing is sent between pools" in repr(plan)
@@ -478,14 +478,14 @@ def test_table_of_layers_and_pools() -> None:
         repr(plan)
         == """\
 Plan of 6 tasks in 4 layers
-Between pools: 2.00 MiB in 1 transfer (B → A)
+Between pools: 2.00 MiB in 1 transfer (B → A), and up to 8 B read by tasks without a pool
 
 layer   pool               tasks  bytes out  sent to
 load    A (pinned)             1   1.00 MiB
         B (pinned)             1   1.00 MiB
 double  A                      1   2.00 MiB
         B                      1   2.00 MiB  A 2.00 MiB
-sum     A                      1        8 B
+sum     A                      1        8 B  no pool ≤ 8 B
 keep    no pool (blocked)      1    unknown
 
 size of 1 output of keep unknown: counted as the median, 1.00 MiB"""

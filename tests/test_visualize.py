@@ -294,12 +294,12 @@ def test_dependency_inside_a_layer_and_pool_is_not_drawn() -> None:
     assert Drawing(draw(plan)).edges == []
 
 
-def test_edge_to_no_pool_is_plain() -> None:
-    """Tasks without a pool run anywhere: nothing is predicted on the edges to and from them."""
+def test_edge_to_no_pool_says_what_may_be_sent() -> None:
+    """Tasks without a pool run anywhere: an edge to them says what may have to be sent."""
     plan = plan_of(
         {"load": "A", "show": None, "save": "B"}, "load>show show>save", sizes={"load": 9}
     )
-    assert [label for *_, label in Drawing(draw(plan)).edges] == [None, None]
+    assert [label for *_, label in Drawing(draw(plan)).edges] == ["≤ 9 B", None]
 
 
 def test_data_already_in_memory_have_no_box() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import dask
 from dask._expr import Expr
-from dask.highlevelgraph import HighLevelGraph
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.typing import Key
 
 from dask_worker_pools.cluster import TASK_BASED
 from dask_worker_pools.expr.ignored import unasked
-from dask_worker_pools.expr.markers import Marker, kind_of, marker
+from dask_worker_pools.expr.markers import Marker, bare, kind_of, marker
 from dask_worker_pools.expr.planned import by_expression
 from dask_worker_pools.expr.regions import placed
 from dask_worker_pools.expr.said import Said
@@ -42,6 +42,14 @@ def pool_of(collection: Any) -> str | None:
     """The pool that an expression as a whole was said to be in, or follows to."""
     place = collection.expr.place if isinstance(collection.expr, Marker) else None
     return place if isinstance(place, str) else None
+
+
+def kept(collection: Any) -> HighLevelGraph | None:
+    """The graph of a persisted collection; None of others, whose graph is not made for that."""
+    expr = bare(collection.expr)
+    if type(expr).__name__ != "FromGraph":
+        return None
+    return HighLevelGraph({expr._name: MaterializedLayer(expr._layer())}, {expr._name: set()})
 
 
 def put(collection: Any, pool: str) -> Any:

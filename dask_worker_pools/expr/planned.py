@@ -132,6 +132,7 @@ def plan_tasks(placed: Placed, run: Pass) -> MaterializedLayer:
         run.check(planned)
     except NoSuchPool as error:
         raise outline.counted(error, planned) from None
+    planned.note_moves()
     return run.finish(outline.tasks(planned), planned)
 
 
@@ -260,7 +261,7 @@ class Outline:
         counted = sum(len(chunk) for chunk in chunks if chunk.layer in missing)
         layers = dict.fromkeys([*error.layers, *missing])
         n_tasks = error.n_tasks + hidden - counted
-        return NoSuchPool(error.pool, n_tasks, list(layers), error.pools, error.missing)
+        return NoSuchPool(error.pool, n_tasks, list(layers), error.pools, error.missing, error.data)
 
 
 def _keys_of(layer: Layer) -> Collection[Key]:

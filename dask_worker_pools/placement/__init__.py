@@ -12,13 +12,15 @@ anything in between, such as shipping a small array before it is expanded.
 
 The method, one idea a module:
 
-1. Tasks that no path connects to a pin have nothing to be near to. They stay without a pool.
+1. Tasks that no path connects to a pin, or to a task that is restricted to some pools, have
+   nothing to be near to. They stay without a pool.
 2. Interchangeable tasks become one node (`classes`, `kinds`).
 3. Minimum cuts label the nodes (`cuts`), exactly for two pools, with Dinic's maximum flow
    (`maxflow`). Large problems first lose the nodes that are certain to stay together
    (`contraction`), and those that are still too large to cut whole are cut in windows.
-4. Where the choice does not matter, outputs cross as late as they can (`kinds`); where it matters
-   little, load decides (`balance`, `mixture`, `standing`).
+4. Where the choice does not matter, outputs cross as late as they can (`kinds`), and load decides
+   for what may be in any of several pools (`loose`); where it matters little, load decides too
+   (`balance`, `mixture`, `standing`).
 
 Pools are told apart by name where nothing else does it. For the rest traffic and load depend on the
 graph only: not on the names of keys, nor on any order of dictionaries, which decides at most which
@@ -34,13 +36,11 @@ the same surroundings at every distance without being interchangeable.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from fractions import Fraction
-from functools import reduce
-from itertools import islice
-from math import fsum, isfinite
-from operator import and_
+from itertools import chain
+from math import isfinite
 from statistics import median
 from types import MappingProxyType
 from typing import TypeVar, cast
@@ -48,6 +48,7 @@ from typing import TypeVar, cast
 from dask_worker_pools.placement.balance import balanced
 from dask_worker_pools.placement.cuts import solve
 from dask_worker_pools.placement.kinds import Kernel, Kinds, crossing_late, linked_kinds, unlink
+from dask_worker_pools.placement.loose import loose_groups, near_pools, share
 from dask_worker_pools.placement.problem import (
     GraphCycle,
     InvalidBalance,
@@ -74,6 +75,7 @@ __all__ = [
     "PlacementError",
     "Pool",
     "Pools",
+    "near_pools",
     "place",
     "place_numbered",
     "traffic",
@@ -118,14 +120,13 @@ def place(
     balance : float
         How much more traffic, as a fraction of the least, to accept for a lower load: the most
         bytes that any pool produces per worker. Traffic is spent only where it lowers the load by
-        as large a fraction. Tasks that are near to nothing, and restricted, are no part of that:
-        they go where the load is low then.
+        as large a fraction.
 
     Returns
     -------
     dict of key to pool or None
-        None for blocked tasks, and for tasks that no path connects to a pin (whatever its
-        direction) unless `allowed` restricts them.
+        None for blocked tasks, and for tasks that no path connects to a pinned task, or to one that
+        `allowed` restricts, whatever its direction.
 
     Raises
     ------
@@ -341,65 +342,13 @@ def _placed(
     work = WORK + WORK_PER_TASK * len(counts)
     solution = solve(kernel.problem(work))
     placed = [*map(kernel.by_kind(solution).__getitem__, kinds.of)]
-    adrift = {task for task in masks if not linked[kinds.of[task]]}
+    loose = loose_groups(inputs, counts, fixed, masks, pools) if masks else []
     if balance:
-        graph = Graph.of(kinds, inputs, counts, sizes, {*adrift, *outside})
+        apart = {*outside, *chain.from_iterable(group.tasks for group in loose)}
+        graph = Graph.of(kinds, inputs, counts, sizes, apart)
         placed = balanced(placed, solution, kernel, graph, balance, work)
     if not kinds.stable:
         unlink(placed, inputs, counts, fixed, masks, pools)
-    if adrift:
-        made = list(sizes)
-        for task in outside:
-            made[task] = 0
-        _settle(placed, adrift, inputs, counts, made, fixed, masks, pools)
+    if loose:
+        share(loose, placed, sizes, outside, pools)
     return placed
-
-
-def _settle(
-    placed: list[int],
-    adrift: Collection[int],
-    inputs: Sequence[int],
-    counts: Sequence[int],
-    sizes: Sequence[float],
-    fixed: Mapping[int, int],
-    masks: Mapping[int, int],
-    pools: Pools,
-) -> None:
-    """Send restricted tasks that are near to nothing to the least loaded pool they may go to.
-
-    Those that feed each other go together. If they may not, or if they are near to blocked tasks,
-    traffic has decided already.
-    """
-    group = {task: [task] for task in sorted(adrift)}
-    decided = set()
-    following = iter(inputs)
-    for task, count in enumerate(counts):
-        for source in islice(following, count):
-            if task in adrift and source in adrift:
-                if group[task] is not group[source]:
-                    small, large = sorted((group[task], group[source]), key=len)
-                    large += small
-                    group |= dict.fromkeys(small, large)
-            elif task in adrift and fixed.get(source) == pools.blocked:
-                decided.add(task)
-            elif source in adrift and fixed.get(task) == pools.blocked:
-                decided.add(source)
-    groups = []
-    for tasks in {id(tasks): tasks for tasks in group.values()}.values():
-        mask = reduce(and_, (masks[task] for task in tasks))
-        if mask and decided.isdisjoint(tasks):
-            groups.append((sorted((sizes[task] for task in tasks), reverse=True), mask, tasks))
-            for task in tasks:
-                placed[task] = pools.nowhere
-    load = [Fraction(0)] * len(pools.names)
-    for (pool, size), count in Counter(zip(placed, sizes)).items():
-        if pool < pools.blocked:
-            load[pool] += Fraction(size) * count
-    for made, mask, tasks in sorted(groups, key=lambda group: (-fsum(group[0]), *group[:2])):
-        after = {
-            p: (load[p] + sum(map(Fraction, made))) / pools.capacity[p] for p in pools.options(mask)
-        }
-        pool = min(after, key=lambda p: (after[p], p))
-        load[pool] += sum(map(Fraction, made))
-        for task in tasks:
-            placed[task] = pool

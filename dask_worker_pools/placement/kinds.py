@@ -8,7 +8,7 @@ cuts see, the :class:`Kernel`, are the free kinds that are linked to a pool.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import cast
@@ -194,13 +194,15 @@ def canonical_order(kinds: Kinds) -> list[int]:
 
 
 def linked_kinds(kinds: Kinds, pools: Pools) -> bytearray:
-    """Which free kinds are connected to a pool, by a path of any direction through free kinds."""
+    """Which free kinds are connected to a pool, by a path of any direction through free kinds.
+
+    Kinds that are restricted to some pools are: they will be in one of them.
+    """
     linked = bytearray(len(kinds.label))
     neighbours: list[list[int]] = [[] for _ in kinds.label]
     for kind, users in enumerate(kinds.consumers):
         label = kinds.label[kind]
-        # A restriction to one pool is as good as a pin.
-        linked[kind] |= label == FREE and kinds.mask[kind].bit_count() == 1
+        linked[kind] |= label == FREE and kinds.mask[kind] > 0
         for user in users:
             if user < 0:
                 linked[kind] |= label == FREE and ~user < pools.blocked
@@ -230,9 +232,9 @@ class Kernel:
 
     @classmethod
     def of_kinds(cls, kinds: Kinds, linked: bytearray, pools: Pools) -> Kernel:
-        """Keep what is linked or restricted, and the outputs that touch it."""
+        """Keep what is linked, and the outputs that touch it."""
         ready = pools.open
-        nodes = [k for k, near in enumerate(linked) if (near or kinds.mask[k]) and ready]
+        nodes = [kind for kind, near in enumerate(linked) if near and ready]
         order: Sequence[int] = range(len(kinds.label))
         if len(pools.names) > 2 or len(nodes) > LARGE:
             # What the cuts find then may depend on the order, and so the order on nothing else.
@@ -276,21 +278,27 @@ def unlink(
     pools: Pools,
 ) -> None:
     """Take back the pools of tasks that only others of their kind have a link to."""
-    if _all_linked(inputs, counts, fixed, pools):
+    if _all_linked(inputs, counts, fixed, masks, pools):
         return
     everyone = range(len(counts))
     tasks = Kinds.grouped(everyone, inputs, counts, [0] * len(counts), fixed, masks)
     for task, near in enumerate(linked_kinds(tasks, pools)):
-        if not near and tasks.label[task] == FREE and task not in masks:
+        if not near and tasks.label[task] == FREE:
             placed[task] = pools.nowhere
 
 
 def _all_linked(
-    inputs: Sequence[int], counts: Sequence[int], fixed: Mapping[int, int], pools: Pools
+    inputs: Sequence[int],
+    counts: Sequence[int],
+    fixed: Mapping[int, int],
+    restricted: Collection[int],
+    pools: Pools,
 ) -> bool:
     """Whether a sweep forward and one backward, the usual case, reach every free task."""
     free = bytearray(b"\1") * len(counts)
     linked = bytearray(len(counts))
+    for task in restricted:
+        linked[task] = True
     for task, label in fixed.items():
         free[task] = False
         linked[task] = label < pools.blocked

@@ -2,6 +2,7 @@
 
 In order of trust, for each output:
 
+0. *measured*: what is in memory already has the size that its worker counted;
 1. *declared*: the annotation ``nbytes`` of its layer: a number, a string such as ``"2 GiB"``, or a
    function of the key that gives one of these, or anything else where it does not say;
 2. *chunks*: the chunks and dtype of the array that the layer was made for;
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from math import isnan
 from numbers import Real
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +46,7 @@ __all__ = [
     "output_sizes",
 ]
 
-TRUST = ("declared", "chunks", "derived", "embedded", "rows", "unknown")
+TRUST = ("measured", "declared", "chunks", "derived", "embedded", "rows", "unknown")
 
 
 class DeclaredSizeError(PoolError, ValueError):
@@ -208,7 +210,9 @@ def output_sizes(
 
 
 def layer_sizes(
-    graph: HighLevelGraph, layers: Collection[str] | None = None
+    graph: HighLevelGraph,
+    layers: Collection[str] | None = None,
+    measured: Mapping[Key, float] = MappingProxyType({}),
 ) -> dict[str, LayerSizes]:
     """Tell the sizes of each layer's outputs, keeping layers symbolic.
 
@@ -218,6 +222,8 @@ def layer_sizes(
         The graph; it is not changed.
     layers : collection of str, optional
         Names of the wanted layers; names that the graph lacks are left out. Default: all.
+    measured : mapping of key to float, optional
+        Bytes of data that is in memory already, under keys of the graph.
 
     Returns
     -------
@@ -229,7 +235,7 @@ def layer_sizes(
     DeclaredSizeError
         As for `output_sizes`.
     """
-    blocks = GraphBlocks(graph)
+    blocks = GraphBlocks(graph, measured)
     return {
         name: _sizes_of(name, layer, blocks)
         for name, layer in graph.layers.items()

@@ -7,10 +7,11 @@ or of a cumulative sum, delayed functions) are told one by one, when asked for.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from itertools import product
-from math import isnan
+from math import isnan, prod
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -56,9 +57,14 @@ class GraphBlocks:
     ----------
     graph : HighLevelGraph
         It is read, never changed: no Blockwise layer is materialised.
+    measured : mapping of key to float, optional
+        Bytes of data that is in memory already.
     """
 
-    def __init__(self, graph: HighLevelGraph) -> None:
+    def __init__(
+        self, graph: HighLevelGraph, measured: Mapping[Key, float] = MappingProxyType({})
+    ) -> None:
+        self._in_memory = measured
         self._layers: Mapping[str, Layer] = graph.layers
         self._dependencies: Mapping[str, Set[str]] = graph.dependencies
         self._tasks = {name: _tasks(layer) for name, layer in graph.layers.items()}
@@ -127,6 +133,8 @@ class GraphBlocks:
         chunks, dtype = _annotated(layer)
         if chunks is None:
             return (self._regained(name),)
+        if _has_unknown(chunks) and self._in_memory:
+            chunks = _filled(name, chunks, dtype, self._in_memory)
         grid = Grid(name, chunks, dtype, "chunks")
         if isinstance(layer, ArrayOverlapLayer):
             return (grid, _overlap_pieces(layer, dtype))
@@ -179,6 +187,10 @@ class GraphBlocks:
         numblocks = tuple(layer.dims[i] for i in layer.output_indices)
         picked = layer.output_blocks or None
         annotated, dtype = _annotated(layer)
+        if annotated is not None and _has_unknown(annotated) and self._in_memory:
+            # What it is made of may be in memory, where its chunks are known after all.
+            aligned = self._aligned_chunks(layer)
+            annotated = annotated if _has_unknown(aligned) else None
         chunks = self._aligned_chunks(layer) if annotated is None else annotated
         if tuple(map(len, chunks)) != numblocks:
             raise Unknown(f"{numblocks} blocks with chunks {chunks}")
@@ -303,6 +315,8 @@ class GraphBlocks:
                 for grid in self._grids[other]:
                     if (shape := grid.shape(key)) is not None:
                         return Block(shape, grid.dtype, grid.extra)
+                if key in self._in_memory:
+                    return Bytes(self._in_memory[key])
                 if key in self._tasks[other]:
                     if key not in self._told:
                         raise _Wanted(key, other)
@@ -363,6 +377,34 @@ def _annotated(layer: Layer) -> tuple[tuple[tuple[int, ...], ...] | None, Any]:
     if not str(told.get("chunk_type", "numpy.")).startswith(("numpy.", "cupy.")):
         raise Unknown(f"blocks of {told['chunk_type']}")
     return chunks, dtype
+
+
+def _has_unknown(chunks: Iterable[Iterable[float]]) -> bool:
+    return any(isnan(length) for lengths in chunks for length in lengths)
+
+
+def _filled(
+    name: str,
+    chunks: tuple[tuple[int, ...], ...],
+    dtype: np.dtype[Any],
+    in_memory: Mapping[Key, float],
+) -> tuple[tuple[int, ...], ...]:
+    """Chunks with the lengths of one axis, where they are unknown, told from blocks in memory."""
+    unknown = [i for i, lengths in enumerate(chunks) if _has_unknown([lengths])]
+    if len(unknown) > 1:
+        return chunks
+    (axis,) = unknown
+    lengths = list(chunks[axis])
+    for place, length in enumerate(lengths):
+        if isnan(length):
+            index = tuple(place if i == axis else 0 for i in range(len(chunks)))
+            others = prod(own[0] for i, own in enumerate(chunks) if i != axis)
+            size = in_memory.get((name, *index))
+            found = None if size is None or not others else size / (others * dtype.itemsize)
+            if found is None or not found.is_integer():
+                return chunks
+            lengths[place] = int(found)
+    return (*chunks[:axis], tuple(lengths), *chunks[axis + 1 :])
 
 
 def _mapped(
