@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import dask
 import dask.array as da
 import dask.bag as db
 import dask.dataframe as dd
@@ -77,10 +76,10 @@ def loaded(values: Any, chunks: Any) -> da.Array:
 
 
 def arrays(places: Places) -> tuple[da.Array, da.Array]:
-    """Two arrays of 12 × 8 in chunks of 3 × 4: tasks load one, the graph holds the other."""
-    x = first_input(places, lambda a, b: loaded(VALUES[a:b], (3, 4)), da.concatenate, 12)
+    """Two arrays of 12 × 8 in chunks of 6 × 4: tasks load one, the graph holds the other."""
+    x = first_input(places, lambda a, b: loaded(VALUES[a:b], (6, 4)), da.concatenate, 12)
     with inside(places.other):
-        return x, da.from_array(OTHERS, chunks=(3, 4), name=f"held-{uuid4().hex}")
+        return x, da.from_array(OTHERS, chunks=(6, 4), name=f"held-{uuid4().hex}")
 
 
 def assigned(x: da.Array, *items: tuple[Any, Any]) -> da.Array:
@@ -99,10 +98,10 @@ def stored(x: da.Array, **kwargs: Any) -> Any:
 
 
 def zarr_array(shape: tuple[int, ...]) -> Any:
-    """A new zarr array on disk, with chunks of 3 × 4."""
+    """A new zarr array on disk, with chunks of 6 × 4."""
     import zarr
 
-    return zarr.create_array(new_path("x.zarr"), shape=shape, chunks=(3, 4), dtype=float)
+    return zarr.create_array(new_path("x.zarr"), shape=shape, chunks=(6, 4), dtype=float)
 
 
 def written_to_zarr(x: Any, **kwargs: Any) -> Any:
@@ -134,7 +133,7 @@ def one_dimension(x: da.Array) -> da.Array:
 def in_pieces(x: da.Array) -> da.Array:
     """The array made anew of its chunks, as delayed objects."""
     rows = [
-        [da.from_delayed(part, (3, 4), float) for part in row] for row in x.to_delayed().tolist()
+        [da.from_delayed(part, (6, 4), float) for part in row] for row in x.to_delayed().tolist()
     ]
     return da.block(rows)
 
@@ -211,14 +210,14 @@ ARRAYS: dict[str, Operation] = {
     "dot": lambda x, y: (x % 7) @ (y.T % 5),
     "einsum": lambda x, y: da.einsum("ij,kj->ik", x, y),
     "einsum of three": lambda x, y: da.einsum("ij,ij,kj->k", x, y, x),
-    "qr": lambda x, y: da.linalg.qr((x + y).rechunk((3, 8))),
+    "qr": lambda x, y: da.linalg.qr((x + y).rechunk((6, 8))),
     "svd": lambda x, y: da.linalg.svd((x - y).rechunk((12, 4)))[1],
     "svd, compressed": lambda x, y: da.linalg.svd_compressed(x - y, 3, seed=1)[1],
     "norm": lambda x, y: da.linalg.norm(x - y, axis=1),
     "solve": lambda x, y: da.linalg.solve(
         x[:8].rechunk(4) + 999 * da.eye(8, chunks=4), y[:8, 0].rechunk(4)
     ),
-    "fft": lambda x, y: abs(da.fft.fft((x + y).rechunk((3, 8)))),
+    "fft": lambda x, y: abs(da.fft.fft((x + y).rechunk((6, 8)))),
     "cov": lambda x, y: da.cov(x[:, 0], y[:, 0]),
     "outer": lambda x, y: da.outer(x[0], y[:, 0]),
     "map_overlap": lambda x, y: x.map_overlap(lambda b: b - b.mean(), depth=1, boundary="reflect"),
@@ -247,14 +246,14 @@ ARRAYS: dict[str, Operation] = {
     "map_blocks, keyword delayed": lambda x, y: x.map_blocks(
         lambda b, k=None: b + k, k=delayed(np.sum)(y), dtype=float
     ),
-    "map_blocks, drops an axis": lambda x, y: x.rechunk((3, 8)).map_blocks(
+    "map_blocks, drops an axis": lambda x, y: x.rechunk((6, 8)).map_blocks(
         lambda b: b.sum(axis=1), drop_axis=1, dtype=float
     ),
     "blockwise": lambda x, y: da.blockwise(
         lambda a, b: sum(a).sum(axis=1) + b[0].sum(axis=1), "i", x, "ij", y, "ij", dtype=float
     ),
     "apply_gufunc": lambda x, y: da.apply_gufunc(
-        lambda a, b: (a * b).sum(axis=-1), "(i),(i)->()", x.rechunk((3, 8)), y.rechunk((3, 8))
+        lambda a, b: (a * b).sum(axis=-1), "(i),(i)->()", x.rechunk((6, 8)), y.rechunk((6, 8))
     ),
     "apply_along_axis": lambda x, y: da.apply_along_axis(
         lambda line: line.max() - line.min(), 0, x + y, dtype=float, shape=()
@@ -273,7 +272,7 @@ ARRAYS: dict[str, Operation] = {
     "piecewise": lambda x, y: da.piecewise(x, [x > 50, x <= 50], [lambda b: -b, lambda b: b]) + y,
     "isin": lambda x, y: da.isin(x, y[0]),
     "masked": lambda x, y: da.ma.masked_greater(x, 50).sum(axis=0) + da.ma.masked_less(y, 5),
-    "blocks": lambda x, y: x.blocks[1:3, 0] + y.blocks[0:2, 1],
+    "blocks": lambda x, y: x.blocks[1:, ::-1] + y.blocks[0],
     "shuffle": lambda x, y: da.shuffle(x + y, [[6, 2], [11, 0, 1], [3, 4, 5, 7]], axis=0),
     "from delayed": lambda x, y: in_pieces(x) + y,
     "through delayed": lambda x, y: da.from_delayed(delayed(np.add)(x, y), (12, 8), float).sum(),
@@ -281,8 +280,8 @@ ARRAYS: dict[str, Operation] = {
     "to a bag": lambda x, y: db.from_delayed(
         [delayed(list)(part) for part in x[:, 0].to_delayed()]
     ).map(float),
-    "to a frame": lambda x, y: dd.from_dask_array(x.rechunk((3, 8)), columns=list("abcdefgh")),
-    "random beside": lambda x, y: x + da.random.default_rng(3).random((12, 8), chunks=(3, 4)) - y,
+    "to a frame": lambda x, y: dd.from_dask_array(x.rechunk((6, 8)), columns=list("abcdefgh")),
+    "random beside": lambda x, y: x + da.random.default_rng(3).random((12, 8), chunks=(6, 4)) - y,
     "ones beside": lambda x, y: da.ones_like(x) + da.arange(8, chunks=4) + y * da.full(8, 2.0),
     "store": lambda x, y: stored(x + y),
     "store in a region": lambda x, y: stored(x[3:9] - y[:6], regions=np.s_[6:12, :]),
@@ -308,15 +307,15 @@ SERIES = xr.DataArray(np.arange(24.0) % 5, dims="time", coords={"time": DAYS}, n
 
 
 def labelled(places: Places) -> tuple[xr.DataArray, xr.DataArray]:
-    """A field of 24 days in chunks of 6 × 6 × 4, and a series of a value a day."""
+    """A field of 24 days in chunks of 12 × 6 × 4, and a series of a value a day."""
 
     def load(first: int, last: int) -> xr.DataArray:
-        data = loaded(FIELD.values[first:last], (6, 6, 4))
+        data = loaded(FIELD.values[first:last], (12, 6, 4))
         return FIELD[first:last].copy(data=data)
 
     field = first_input(places, load, lambda parts: xr.concat(parts, "time"), 24)
     with inside(places.other):
-        return field, SERIES.copy(data=da.from_array(SERIES.values, 6, name=f"s-{uuid4().hex}"))
+        return field, SERIES.copy(data=da.from_array(SERIES.values, 12, name=f"s-{uuid4().hex}"))
 
 
 def dataset(t: xr.DataArray, s: xr.DataArray) -> xr.Dataset:
@@ -394,11 +393,9 @@ LABELLED: dict[str, Operation] = {
         output_dtypes=[float],
     ),
     "apply_ufunc of arrays": lambda t, s: xr.apply_ufunc(lambda a, b: a - b, t, s, dask="allowed"),
-    "map_blocks": lambda t, s: xr.map_blocks(
-        lambda d: d - d.min("time"), t + s, template=t + s
-    ),
+    "map_blocks": lambda t, s: xr.map_blocks(lambda d: d - d.min("time"), t + s, template=t + s),
     "map_blocks with more": lambda t, s: xr.map_blocks(
-        lambda d, more: d + more, t, args=[s.chunk(time=4)], template=t * 1
+        lambda d, more: d + more, t, args=[s], template=t * 1
     ),
     "concat": lambda t, s: xr.concat([t, t * 2], "member"),
     "concat along time": lambda t, s: xr.concat([t[:5], (t * s)[5:]], "time"),
@@ -537,7 +534,9 @@ def delayeds(places: Places) -> tuple[list[Any], Any]:
     """Six numbers, and a mapping."""
 
     def load(first: int, last: int) -> list[Any]:
-        return [delayed(lambda i: i * 10)(i, dask_key_name=new_name("n")) for i in range(first, last)]
+        return [
+            delayed(lambda i: i * 10)(i, dask_key_name=new_name("n")) for i in range(first, last)
+        ]
 
     x = first_input(places, load, lambda parts: [*parts[0], *parts[1]], 6)
     with inside(places.other):
@@ -590,10 +589,10 @@ DELAYED: dict[str, Operation] = {
 
 
 def frames(places: Places) -> tuple[Any, Any]:
-    """Orders in four partitions and customers in two."""
+    """Orders and customers, each in two partitions."""
 
     def load(first: int, last: int) -> Any:
-        return dd.from_pandas(ORDERS.iloc[first:last], npartitions=(last - first) // 50)
+        return dd.from_pandas(ORDERS.iloc[first:last], npartitions=(last - first) // 100)
 
     orders = first_input(places, load, dd.concat, 200)
     with inside(places.other):
@@ -635,7 +634,7 @@ FRAMES: dict[str, Operation] = {
     "value_counts renamed": lambda o, c: o.item.value_counts().rename("n").reset_index(),
     "diff": lambda o, c: o.total.diff() + o["count"],
     "sample": lambda o, c: o.total.sample(frac=0.3, random_state=1),
-    "to an array": lambda o, c: o[["total", "count"]].to_dask_array(lengths=[50] * 4) + 1,
+    "to an array": lambda o, c: o[["total", "count"]].to_dask_array(lengths=[100] * 2) + 1,
     "values": lambda o, c: o.total.values.sum(),
     "to a bag": lambda o, c: o[["customer", "total"]].to_bag().map(sum),
     "delayed of both": lambda o, c: delayed(lambda a, b: len(a) + len(b))(o, c),

@@ -7,10 +7,12 @@ operations.
 
 from __future__ import annotations
 
+import os
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import clusters
@@ -37,6 +39,9 @@ PLACEMENTS = {
     "two pools": Places("A", "B"),
     "halves in two pools": Places("A", "B", halves=True, second="B"),
 }
+
+#: Whether each operation goes through each path in every placement: that takes three times as long.
+EVERYTHING = "SWEEP_EVERYTHING" in os.environ
 
 #: Takes collections, and returns their values.
 Way = Callable[[list[Any]], Sequence[Any]]
@@ -83,13 +88,45 @@ def persisted_by_client(xs: list[Any]) -> Sequence[Any]:
     return client.gather(client.compute(client.persist(xs)))
 
 
-WAYS: dict[str, Way] = {
-    "compute": lambda xs: dask.compute(*xs),
-    "persist": lambda xs: dask.compute(*dask.persist(*xs)),
-    "optimize": lambda xs: dask.compute(*dask.optimize(*xs)),
-    "to_delayed": by_pieces,
-    "Client.compute": by_client,
-    "Client.persist": persisted_by_client,
+@dataclass(frozen=True)
+class Path:
+    """A way to values."""
+
+    way: Way
+    cluster: bool = True  #: on a cluster, else on the local scheduler of one thread
+    persist: bool = False  #: the inputs are persisted first
+    at_once: int = 20  #: operations that are computed together
+
+
+def compute(xs: list[Any]) -> Sequence[Any]:
+    """Values of all collections at once."""
+    return dask.compute(*xs)
+
+
+def compute_persisted(xs: list[Any]) -> Sequence[Any]:
+    """Values of what `dask.persist` returns."""
+    return dask.compute(*dask.persist(*xs))
+
+
+def compute_optimized(xs: list[Any]) -> Sequence[Any]:
+    """Values of what `dask.optimize` returns."""
+    return dask.compute(*dask.optimize(*xs))
+
+
+PATHS = {
+    "local, compute": Path(compute, cluster=False, at_once=1),
+    "local, persist": Path(compute_persisted, cluster=False, at_once=1),
+    "local, inputs persisted": Path(compute, cluster=False, persist=True, at_once=1),
+    "local, optimize": Path(compute_optimized, cluster=False, at_once=1),
+    "local, to_delayed": Path(by_pieces, cluster=False, at_once=1),
+    "compute": Path(compute),
+    "persist": Path(compute_persisted),
+    "inputs persisted": Path(compute, persist=True, at_once=3),
+    "inputs persisted, persist": Path(compute_persisted, persist=True),
+    "optimize": Path(compute_optimized),
+    "to_delayed": Path(by_pieces),
+    "Client.compute": Path(by_client),
+    "Client.persist": Path(persisted_by_client),
 }
 
 
@@ -111,31 +148,29 @@ def outputs(operation: Operation, inputs: tuple[Any, Any]) -> list[Any]:
     return list(made) if isinstance(made, tuple | list) else [made]
 
 
-def sweep(
-    names: Iterable[Name], places: Places, way: Way, persist: bool = False, at_once: int = 1
-) -> dict[Name, str]:
+def sweep(names: Iterable[Name], places: str, path: Path) -> list[str]:
     """What is wrong with each operation that is wrong.
 
     Some are computed at once; if that fails, each of them again, alone.
     """
     wrong: dict[Name, str] = {}
-    for group in partition_all(at_once, names):
-        found = attempt(group, places, way, persist)
+    for group in partition_all(path.at_once, names):
+        found = attempt(group, PLACEMENTS[places], path)
         if found and len(group) > 1:
-            alone = [attempt((name,), places, way, persist) for name in group]
+            alone = [attempt((name,), PLACEMENTS[places], path) for name in group]
             found = {n: text for one in alone for n, text in one.items()} or {
                 n: f"only with others: {text}" for n, text in found.items()
             }
         wrong |= found
-    return wrong
+    return [f"{kind}, {n} ({places}): {text[:300]}" for (kind, n), text in wrong.items()]
 
 
-def attempt(group: Sequence[Name], places: Places, way: Way, persist: bool) -> dict[Name, str]:
+def attempt(group: Sequence[Name], places: Places, path: Path) -> dict[Name, str]:
     """What is wrong with the operations of a group that is computed at once."""
     with propagate_pools():
         try:
-            made = [built(name, places, persist) for name in group]
-            got = iter(way([x for xs in made for x in xs]))
+            made = [built(name, places, path.persist) for name in group]
+            got = iter(path.way([x for xs in made for x in xs]))
         except Exception as error:
             text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             return dict.fromkeys(group, text)
@@ -198,89 +233,72 @@ def names_of(kind: str) -> list[Name]:
     return [(kind, name) for name in TABLES[kind].operations]
 
 
-def mixed() -> list[Name]:
-    """All operations, so that those of different kinds are neighbours."""
-    tables = [names_of(kind) for kind in TABLES]
-    return [name for row in zip_longest(*tables) for name in row if name is not None]
+def turns(names: list[Name], number: int) -> Iterator[tuple[str, list[Name]]]:
+    """Each placement with the operations that are tried there on the path of this number.
+
+    Each operation goes through every path in one of the placements, or, if the environment asks
+    for it, in all of them.
+    """
+    step = 1 if EVERYTHING else len(PLACEMENTS)
+    for i, places in enumerate(PLACEMENTS):
+        yield places, names[(i + number) % step :: step]
 
 
-def check(wrong: dict[Name, str]) -> None:
+def check(wrong: list[str]) -> None:
     """Fail with the names of the operations that are wrong."""
-    lines = [f"{kind}, {name}: {text[:300]}" for (kind, name), text in wrong.items()]
-    assert not wrong, "\n".join([f"{len(wrong)} operations:", *lines])
+    assert not wrong, "\n".join([f"{len(wrong)} operations:", *wrong])
+
+
+def in_pools(ran: clusters.Executions, places: str) -> list[str]:
+    """Tasks that ran elsewhere than in the pools of the inputs."""
+    pools = {place for place in PLACEMENTS[places] if isinstance(place, str)}
+    return [
+        f"a task ({places}): {key} ran in {found}"
+        for key, found in ran.pools_of.items()
+        if not found <= pools
+    ]
 
 
 @pytest.fixture(autouse=True)
-def files(tmp_path: Path) -> None:
+def files(tmp_path: pathlib.Path) -> None:
     """Operations write below the directory of the test."""
     operations.directory = tmp_path
 
 
-@pytest.fixture
-def sync() -> Iterator[None]:
-    """The local scheduler of one thread."""
-    with dask.config.set(scheduler="sync"):
-        yield
-
-
-# --- on a local scheduler, each by itself
-
-
-@pytest.mark.parametrize("places", PLACEMENTS)
-@pytest.mark.parametrize("way", ["compute", "persist", "optimize", "to_delayed"])
+@pytest.mark.parametrize("path", [name for name, path in PATHS.items() if not path.cluster])
 @pytest.mark.parametrize("kind", TABLES)
-def test_local(sync: None, kind: str, way: str, places: str) -> None:
+def test_local(kind: str, path: str) -> None:
     """On a local scheduler, every operation has plain Dask's value on every path."""
-    check(sweep(names_of(kind), PLACEMENTS[places], WAYS[way]))
+    wrong: list[str] = []
+    with dask.config.set(scheduler="sync"):
+        for places, names in turns(names_of(kind), [*PATHS].index(path)):
+            wrong += sweep(names, places, PATHS[path])
+    check(wrong)
 
 
-@pytest.mark.parametrize("places", PLACEMENTS)
+@pytest.mark.parametrize("path", [name for name, path in PATHS.items() if path.cluster])
 @pytest.mark.parametrize("kind", TABLES)
-def test_local_inputs_persisted(sync: None, kind: str, places: str) -> None:
-    """On a local scheduler, every operation on persisted inputs has plain Dask's value."""
-    check(sweep(names_of(kind), PLACEMENTS[places], WAYS["compute"], persist=True))
-
-
-# --- on a cluster, several at once
-
-
-@pytest.mark.parametrize("places", PLACEMENTS)
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", TABLES)
-def test_cluster(client: Client, kind: str, way: str, places: str) -> None:
+def test_cluster(client: Client, kind: str, path: str) -> None:
     """On a cluster, every operation has plain Dask's value on every path, and runs in pools."""
-    with clusters.record_executions(client) as ran:
-        check(sweep(names_of(kind), PLACEMENTS[places], WAYS[way], at_once=20))
-    assert_in_pools(ran, places)
-
-
-@pytest.mark.parametrize("places", PLACEMENTS)
-@pytest.mark.parametrize("way", ["compute", "persist"])
-@pytest.mark.parametrize("kind", TABLES)
-def test_cluster_inputs_persisted(client: Client, kind: str, way: str, places: str) -> None:
-    """On a cluster, what follows from persisted inputs has plain Dask's value, and runs in pools.
-
-    Each operation is computed by itself.
-    """
-    with clusters.record_executions(client) as ran:
-        check(sweep(names_of(kind), PLACEMENTS[places], WAYS[way], persist=True))
-    assert_in_pools(ran, places)
+    wrong: list[str] = []
+    for places, names in turns(names_of(kind), [*PATHS].index(path)):
+        with clusters.record_executions(client) as ran:
+            wrong += sweep(names, places, PATHS[path])
+        wrong += in_pools(ran, places)
+    check(wrong)
 
 
 @pytest.mark.parametrize("places", PLACEMENTS)
 def test_kinds_at_once(client: Client, places: str) -> None:
     """Collections of all kinds that are computed at once come back each in its place."""
+    tables = [names_of(kind) for kind in TABLES]
+    mixed = [name for row in zip_longest(*tables) for name in row if name is not None]
+    names = dict(turns(mixed, 0))[places]
     with clusters.record_executions(client) as ran:
-        check(sweep(mixed(), PLACEMENTS[places], WAYS["compute"], at_once=15))
-    assert_in_pools(ran, places)
-
-
-def assert_in_pools(ran: clusters.Executions, places: str) -> None:
-    """All tasks ran in the pools of the inputs."""
-    pools = {place for place in PLACEMENTS[places] if isinstance(place, str)}
-    assert {key: found for key, found in ran.pools_of.items() if not found <= pools} == {}
+        wrong = sweep(names, places, Path(compute, at_once=15))
+    check(wrong + in_pools(ran, places))
 
 
 def test_the_tables_are_large() -> None:
     """There are hundreds of operations."""
-    assert len(mixed()) > 300
+    assert sum(len(names_of(kind)) for kind in TABLES) > 300

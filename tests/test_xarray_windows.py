@@ -18,6 +18,7 @@ from operations import FIELD, SERIES, WINDOWS
 
 from dask_worker_pools import plan_pools, pool, propagate_pools
 
+
 @pytest.fixture(scope="module")
 def pool_cluster() -> Iterator[clusters.PoolCluster]:
     """Workers as for other tests; what is not fused runs under keys of the plan."""
