@@ -34,6 +34,9 @@ from toolz import partition_all
 
 from dask_worker_pools import propagate_pools
 
+# Said by plain Dask as well: dataframes cannot be kept as expressions when others are there.
+pytestmark = pytest.mark.filterwarnings("ignore:Computing mixed collections")
+
 #: Where the inputs are, by name.
 PLACEMENTS = {
     "one pool": Places("A", "A"),
