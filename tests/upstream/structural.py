@@ -17,8 +17,7 @@ class Structural:
 
     def explains(self, test: str, message: str) -> bool:
         """Whether a failure is one of these."""
-        name = test.rpartition("/")[2]
-        named = any(fnmatchcase(name, pattern) for pattern in self.tests)
+        named = any(fnmatchcase(test, f"*/{pattern}") for pattern in self.tests)
         return named and re.search(self.message, message) is not None
 
 
