@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from structural import STRUCTURAL
-from suites import SUITES, Suite
+from suites import BY_NAME, SUITES, Suite
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs" / "upstream.md"
@@ -218,8 +218,7 @@ def write(verdicts: Sequence[Verdict], page: Path = DOCS) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [suite.name for suite in SUITES]
-    parser.add_argument("suites", nargs="*", metavar="suite", help=f"of {', '.join(names)}")
+    parser.add_argument("suites", nargs="*", metavar="suite", help=f"of {', '.join(BY_NAME)}")
     parser.add_argument("--pools", choices=["none", *MODES], help="in this mode only")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--cluster", action="store_true", default=None, help="compute on a cluster")
@@ -228,7 +227,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-k", help="only tests with such names, as pytest has it")
     parser.add_argument("--write", action="store_true", help="write the table into the docs")
     options = parser.parse_args(arguments)
-    if unknown := set(options.suites) - set(names):
+    if unknown := set(options.suites) - set(BY_NAME):
         parser.error(f"no such suite: {', '.join(unknown)}")
     verdicts = []
     for suite in SUITES:

@@ -23,7 +23,7 @@ class Suite:
     name: str
     project: str  #: name of the distribution that they come with
     tests: tuple[str, ...]  #: directories, files and tests, below `root`
-    #: Tests that start clusters of their own, and end all others: they have a process to themselves.
+    #: Tests that start clusters of their own and end all others: they get a process of their own.
     own_clusters: tuple[str, ...] = ()
     options: tuple[str, ...] = ()  #: more options of pytest
     cluster: bool = False  #: whether what they compute runs on a cluster, unless asked otherwise
@@ -110,10 +110,10 @@ SUITES = (
         own_clusters=("xarray/tests/test_distributed.py",),
     ),
     Suite(
-        "xarray, backends",
+        "xarray.backends",
         "xarray",
         ("xarray/tests/test_backends.py",),
-        options=("-k", "dask"),
+        options=("-k", "dask or chunk or parallel or mfdataset"),
     ),
     Suite("flox", "flox", ("tests",), in_source=True),
     Suite("dask-image", "dask-image", ("tests",), in_source=True),
@@ -125,3 +125,5 @@ SUITES = (
     ),
     Suite("dask-geopandas", "dask-geopandas", ("dask_geopandas/tests",)),
 )
+
+BY_NAME = {suite.name: suite for suite in SUITES}
