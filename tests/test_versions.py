@@ -100,7 +100,7 @@ def test_a_missing_python_decides_nothing(
     absent: list[str],
     code: int,
 ) -> None:
-    """A version without its Python is told and counts for nothing; with no other, nothing passed."""
+    """A version without its Python is told and counts for nothing; one must have passed."""
 
     def no_python(name: str, *args: object, python: str) -> None:
         raise environments.NoSuchPython(python)
@@ -118,7 +118,7 @@ def test_a_missing_python_decides_nothing(
 
 def test_each_python_that_the_package_names_is_tested() -> None:
     """The Pythons of the classifiers are those of the table; the oldest is the one required."""
-    project = tomllib.loads((versions.ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((environments.ROOT / "pyproject.toml").read_text())["project"]
     named = {
         python
         for line in project["classifiers"]
@@ -159,7 +159,7 @@ def test_pythons_of_pyenv_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_oldest_is_what_the_package_asks_for() -> None:
     """The table starts with the oldest Dask that the package can be installed with."""
-    project = tomllib.loads((versions.ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((environments.ROOT / "pyproject.toml").read_text())["project"]
     oldest, *others = [Version(versions.split(version)[0]) for version in versions.VERSIONS]
     assert oldest == min([oldest, *others])
     needs = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}

@@ -174,15 +174,21 @@ def _parts(
 def table(verdicts: Iterable[Verdict]) -> str:
     """The verdicts in Markdown, one a line."""
     lines = [
-        "| suite | pools | computed | passed | structural | fail without pools | unexplained |",
-        "| --- | --- | --- | --: | --: | --: | --: |",
+        "| suite | release | pools | computed | passed | structural | fail without pools "
+        "| unexplained |",
+        "| --- | --- | --- | --- | --: | --: | --: | --: |",
     ]
     lines += [
-        f"| {one.suite} | {one.mode} | {one.where} | {one.passed} | {len(one.structural)} "
-        f"| {len(one.without_pools)} | {len(one.unexplained)} |"
+        f"| {one.suite} | {_release(one.suite)} | {one.mode} | {one.where} | {one.passed} "
+        f"| {len(one.structural)} | {len(one.without_pools)} | {len(one.unexplained)} |"
         for one in verdicts
     ]
     return "\n".join(lines)
+
+
+def _release(suite: str) -> str:
+    project = BY_NAME[suite].project
+    return f"{project} {version(project)}"
 
 
 def reasons(verdicts: Iterable[Verdict]) -> str:
@@ -200,19 +206,17 @@ def reasons(verdicts: Iterable[Verdict]) -> str:
 
 
 def write(verdicts: Sequence[Verdict], page: Path = DOCS) -> None:
-    """Put the table and the reasons between the marks of a page."""
-    projects = sorted({suite.project for suite in SUITES}, key=str.lower)
-    releases = ", ".join(f"{project} {version(project)}" for project in projects)
+    """Put what was found between the marks of a page that are there."""
     text = page.read_text()
-    for mark, content in (
-        ("releases", f"{releases}."),
-        ("table", table(verdicts)),
-        ("reasons", reasons(verdicts)),
-    ):
-        begin, end = f"<!-- {mark} -->\n", f"\n<!-- end of {mark} -->"
-        before, _, rest = text.partition(begin)
-        text = before + begin + content + end + rest.partition(end)[2]
+    for mark, content in (("table", table(verdicts)), ("reasons", reasons(verdicts))):
+        text = _between(mark, content, text)
     page.write_text(text)
+
+
+def _between(mark: str, content: str, text: str) -> str:
+    begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}{content}\n{end}{rest.partition(end)[2]}"
 
 
 def main(arguments: Sequence[str]) -> int:
