@@ -92,11 +92,13 @@ class Pass:
         self.check(planned)
         tasks, places = planned.tasks, planned.places()
         result = Tasks()
+        asked_to_keep = list(flatten(kwargs.get("fuse_keys") or []))  # as Dask calls them
         kinds = outputs_by_kind(outputs, tasks.by_key)
         for kind, part in kinds.items():
             needed = needed_by(part, tasks.by_key) if len(kinds) > 1 else tasks.by_key
             user = self.optimizations.get(kind)
-            result.update(fuse(graph, needed, places, part, kind, user))
+            kept = [key for key in asked_to_keep if key in needed.dependencies]
+            result.update(fuse(graph, needed, places, [*part, *kept], kind, user))
         layer = self.finish(result, planned)
         name = f"pools-{uuid4().hex}"
         return HighLevelGraph({name: layer}, {name: set()})

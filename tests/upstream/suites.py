@@ -115,7 +115,7 @@ SUITES = (
         ("xarray/tests/test_backends.py",),
         options=("-k", "dask or chunk or parallel or mfdataset"),
     ),
-    Suite("flox", "flox", ("tests",), in_source=True),
+    Suite("flox", "flox", ("tests/test_core.py", "tests/test_xarray.py"), in_source=True),
     Suite("dask-image", "dask-image", ("tests",), in_source=True),
     Suite(
         "dask-histogram",
