@@ -40,7 +40,7 @@ FUNCTIONS: tuple[tuple[str, str], ...] = (
 
 
 def _not_chunked(this: Any, *args: Any, **kwargs: Any) -> bool:
-    return not this.chunks
+    return not is_dask_collection(this)
 
 
 def _from_values(this: Any, *args: Any, **kwargs: Any) -> bool:
