@@ -1,6 +1,6 @@
 # make demo   set up and run the quickstart; needs only Python 3.11 or newer and a package manager
 # make test   set up, lint, run all tests
-# Everything is installed into .venv (test-versions: .venvs), whatever environment is active; `make clean` removes it.
+# Everything is installed into .venv (test-versions, test-upstream: .venvs), whatever environment is active; `make clean` removes it.
 
 PYTHON ?= python3
 
@@ -15,7 +15,7 @@ APT_GET := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 # An active environment must not leak into .venv.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
 
-.PHONY: help demo test test-versions lint format docs bench-sites bench-history clean dot FORCE
+.PHONY: help demo test test-versions test-upstream lint format docs bench-sites bench-history clean dot FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -23,7 +23,8 @@ unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_
 help:
 	@echo "make demo    run the quickstart"
 	@echo "make test    lint, then run all tests"
-	@echo "make test-versions   all tests on several versions of Dask (VERSIONS=\"2025.5.1 …\": on these)"
+	@echo "make test-versions   all tests on several versions of Dask and Python (VERSIONS=\"2025.5.1 2026.8.0@3.13\": on these)"
+	@echo "make test-upstream   other projects' tests with pools, and docs/upstream.md (SUITES=\"dask.bag flox\": these, on the screen only)"
 	@echo "make lint    ruff, mypy, codespell, import-linter, validate-pyproject"
 	@echo "make format  let ruff rewrite the code"
 	@echo "make docs    build the documentation"
@@ -44,6 +45,11 @@ test: dot lint
 # Each version in an environment of its own, one after another.
 test-versions: dot .venv/.created
 	@$(BIN)/python tests/versions.py $(VERSIONS)
+
+# Hours. In an environment of its own: some of these projects change what others do when they are there.
+test-upstream: .venv/.created
+	@python=$$($(BIN)/python tests/environments.py upstream upstream) \
+	  && "$$python" tests/upstream/run.py $(if $(SUITES)$(ARGS),$(SUITES) $(ARGS),--write)
 
 # The same checks as the hooks of .pre-commit-config.yaml.
 lint: .venv/.installed-test

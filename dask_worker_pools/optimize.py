@@ -19,6 +19,7 @@ from uuid import uuid4
 from dask._task_spec import Alias
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.tokenize import tokenize
 from dask.typing import Key
 
 from dask_worker_pools.annotations import (
@@ -107,34 +108,47 @@ class Pass:
         planned = self.plan(graph, outputs)
         self.check(planned)
         planned.note_moves()
+        kept = list(flatten(kwargs.get("fuse_keys") or []))  # what Dask calls keys to keep
+        result = self.fused(planned, brought_along(self.own, keys), outputs, kept)
+        check_complete(result, outputs, planned.tasks.edges.outside)
+        if planned.again:
+            _without_aliases(result, outputs)
+        layer = self.finish(result, planned)
+        name = _layer_name(result, outputs, planned)
+        return HighLevelGraph({name: layer}, {name: set()})
+
+    def fused(
+        self,
+        planned: Planned,
+        own: Collection[tuple[Optimization, list[Key]]],
+        outputs: Collection[Key],
+        kept: Collection[Key] = (),
+    ) -> Tasks:
+        """The tasks, fused inside pools, each kind of collection in its way.
+
+        Parameters
+        ----------
+        planned : Planned
+            The graph with its pools.
+        own : collection of (callable, keys)
+            Optimisations that collections bring along, each with its outputs.
+        outputs, kept : collection of keys
+            The wanted outputs, and other keys that must stay.
+        """
         tasks, places = planned.tasks, planned.places()
-        result = Tasks()
-        own = brought_along(self.own, keys)
         by_own = {key for _, keyed in own for key in keyed}
         kinds = outputs_by_kind([key for key in outputs if key not in by_own], tasks.by_key)
         single = len(kinds) + len(own) == 1
+        result = Tasks()
         for kind, part in kinds.items():
             needed = tasks.by_key if single else needed_by(part, tasks.by_key)
+            wanted = [*part, *(key for key in kept if key in needed.dependencies)]
             user = self.optimizations.get(kind)
-            result.update(fuse(graph, needed, places, part, kind, user))
+            result.update(fuse(planned.graph, needed, places, wanted, kind, user))
         for function, keyed in own:
             needed = tasks.by_key if single else needed_by(keyed, tasks.by_key)
-            result.update(optimize_by(function, graph, needed, places, keyed))
-        check_complete(result, outputs, tasks.edges.outside)
-        if self.clients is None:
-            _without_aliases(result, outputs)
-        layer = self.finish(result, planned)
-        name = self._layer_name(outputs, tasks)
-        return HighLevelGraph({name: layer}, {name: set()})
-
-    def _layer_name(self, outputs: Sequence[Key], tasks: TaskGraph) -> str:
-        """A name for the layer of all tasks.
-
-        In this process what is made of the graph may look for the layer that held its output.
-        """
-        names = {tasks.by_key.layer_of.get(key) for key in outputs}
-        own = names.pop() if self.clients is None and len(names) == 1 else None
-        return own or f"pools-{uuid4().hex}"
+            result.update(optimize_by(function, planned.graph, needed, places, keyed))
+        return result
 
     def plan(self, graph: HighLevelGraph, outputs: Sequence[Key]) -> Planned:
         """Read the tasks that the outputs need, and choose a pool for each."""
@@ -162,6 +176,19 @@ class Pass:
         again = planned.again
         layer = _write(result, planned.cluster.resources, planned.tasks, override, again)
         return _marked(layer, planned.plan) if again else layer
+
+
+def _layer_name(result: Tasks, outputs: Sequence[Key], planned: Planned) -> str:
+    """A name for the layer of all tasks.
+
+    In this process what is made of the graph may look for the layer that held its output; and what
+    is made of equal graphs is to be called the same.
+    """
+    if not planned.again:
+        return f"pools-{uuid4().hex}"
+    names = {planned.tasks.by_key.layer_of.get(key) for key in outputs}
+    own = names.pop() if len(names) == 1 else None
+    return own or f"pools-{tokenize(outputs, result.pools)}"
 
 
 def check_complete(result: Tasks, outputs: Collection[Key], in_memory: Collection[Key]) -> None:

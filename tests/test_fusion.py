@@ -388,3 +388,20 @@ def test_free_arguments_in_another_pool_are_not_pinned() -> None:
             three = dask.delayed(adding)(blocked)
         done = run(one, two, three, free + 1, blocked[::2])
     assert done.pools_of("blocked") == {()}
+
+
+@pytest.mark.parametrize("kind", ["array", "bag"])
+def test_keys_that_are_asked_for_survive(kind: str) -> None:
+    """Whoever optimises a graph himself says in `fuse_keys`, as Dask calls it, what to keep."""
+    with pool("A"):
+        x = da.ones(4, chunks=2) if kind == "array" else db.from_sequence([1, 2], npartitions=2)
+    y = x.map_blocks(np.negative) if kind == "array" else x.map(str)
+    z = y.map_blocks(np.square) if kind == "array" else y.map(len)
+    with propagate_pools():
+        plain = z.__dask_optimize__(z.dask, z.__dask_keys__())
+        asked = z.__dask_optimize__(
+            z.dask, z.__dask_keys__(), fuse_keys=[*y.__dask_keys__(), "in no graph"]
+        )
+    assert not plain.keys() & {*y.__dask_keys__()}
+    assert asked.keys() >= {*y.__dask_keys__(), *z.__dask_keys__()}
+    assert "in no graph" not in asked

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
+import environments
 import pytest
 import versions
 from packaging.requirements import Requirement
@@ -62,12 +67,14 @@ def test_table() -> None:
         [
             versions.Outcome("2025.5.1", 100, 0, 2),
             versions.Outcome("2026.3.0", problem="installing failed with code 1"),
+            versions.Outcome("2026.8.0@3.12", problem="no such Python here: 3.12", absent=True),
         ]
     )
-    assert [line.split(maxsplit=4) for line in table.splitlines()] == [
-        ["dask", "passed", "failed", "skipped"],
-        ["2025.5.1", "100", "0", "2"],
-        ["2026.3.0", "0", "0", "0", "installing failed with code 1"],
+    assert [line.split(maxsplit=5) for line in table.splitlines()] == [
+        ["dask", "python", "passed", "failed", "skipped"],
+        ["2025.5.1", "3.11", "100", "0", "2"],
+        ["2026.3.0", "3.11", "0", "0", "0", "installing failed with code 1"],
+        ["2026.8.0", "3.12", "–", "–", "–", "no such Python here: 3.12"],
     ]
 
 
@@ -84,11 +91,77 @@ def test_one_bad_version_decides(
     assert versions.main(["2026.3.0"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("absent", "code"), [(["2026.8.0@3.12"], 0), (["2026.3.0", "2026.8.0@3.12"], 1)]
+)
+def test_a_missing_python_decides_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    absent: list[str],
+    code: int,
+) -> None:
+    """A version without its Python is told and counts for nothing; one must have passed."""
+
+    def no_python(name: str, *args: object, python: str) -> None:
+        raise environments.NoSuchPython(python)
+
+    run = versions.run
+    monkeypatch.setattr(versions, "prepare", no_python)
+    monkeypatch.setattr(
+        versions,
+        "run",
+        lambda version: run(version) if version in absent else versions.Outcome(version, 10),
+    )
+    assert versions.main(["2026.3.0", "2026.8.0@3.12"]) == code
+    assert capsys.readouterr().out.splitlines()[-1].endswith("no such Python here: 3.12")
+
+
+def test_each_python_that_the_package_names_is_tested() -> None:
+    """The Pythons of the classifiers are those of the table; the oldest is the one required."""
+    project = tomllib.loads((environments.ROOT / "pyproject.toml").read_text())["project"]
+    named = {
+        python
+        for line in project["classifiers"]
+        if re.fullmatch(r"3\.\d+", python := line.rpartition(" :: ")[2])
+    }
+    assert {versions.split(version)[1] for version in versions.VERSIONS} == named
+    assert project["requires-python"] == f">={versions.PYTHON}"
+
+
+def test_finds_this_python() -> None:
+    """The Python that runs the tests is found first, for it is there."""
+    path, whole = environments.find_python(environments.THIS_PYTHON)
+    assert path == sys.executable
+    assert whole.split()[0] == platform.python_version()
+
+
+def test_a_command_that_fails_is_no_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is called like a Python and does not run, or is another, is passed over."""
+    for version, command in (("3.98", "exit 127"), ("3.99", f'exec {sys.executable} "$@"')):
+        (tmp_path / f"python{version}").write_text(f"#!/bin/sh\n{command}\n")
+        (tmp_path / f"python{version}").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(environments, "_fetch", lambda version: None)
+    for version in ("3.98", "3.99"):
+        with pytest.raises(environments.NoSuchPython, match=f"no such Python here: {version}"):
+            environments.find_python(version)
+
+
+def test_pythons_of_pyenv_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python that pyenv installed, and that is not switched on, is found."""
+    there = tmp_path / "versions" / "3.97.2" / "bin" / "python3.97"
+    there.parent.mkdir(parents=True)
+    there.write_text("#!/bin/sh\necho '3.97.2 (of a test)'\n")
+    there.chmod(0o755)
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    assert environments.find_python("3.97") == (str(there), "3.97.2 (of a test)")
+
+
 def test_oldest_is_what_the_package_asks_for() -> None:
     """The table starts with the oldest Dask that the package can be installed with."""
-    project = tomllib.loads((versions.ROOT / "pyproject.toml").read_text())["project"]
-    oldest = Version(versions.VERSIONS[0])
-    assert oldest == min(map(Version, versions.VERSIONS))
+    project = tomllib.loads((environments.ROOT / "pyproject.toml").read_text())["project"]
+    oldest, *others = [Version(versions.split(version)[0]) for version in versions.VERSIONS]
+    assert oldest == min([oldest, *others])
     needs = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
     for name in ("dask", "distributed"):
         assert [str(one) for one in needs[name]] == [f">={oldest}"]
@@ -100,12 +173,14 @@ def test_versions_match() -> None:
     assert wanted["dask"] == wanted["distributed"] == "==2025.9.1"
 
 
-def test_uses_the_standard_library_only() -> None:
+@pytest.mark.parametrize("script", [versions, environments], ids=lambda module: module.__name__)
+def test_uses_the_standard_library_only(script: ModuleType) -> None:
     """The script starts in an environment where nothing is installed."""
-    source = Path(versions.__file__).read_text()
+    assert script.__file__ is not None
+    source = Path(script.__file__).read_text()
     imported = {
         line.split()[1].partition(".")[0]
         for line in source.splitlines()
         if line.startswith(("import ", "from "))
     }
-    assert imported <= sys.stdlib_module_names
+    assert imported <= sys.stdlib_module_names | {"environments"}

@@ -1,29 +1,38 @@
-"""Run the test suite on several versions of Dask, each in an environment of its own.
+"""Run the test suite on several versions of Dask and of Python, each in its own environment.
 
-Run as ``python tests/versions.py [version …]`` or by ``make test-versions``; without versions it
-takes those of `VERSIONS`. Environments are made in ``.venvs`` and kept. The exit code is 0 if
-every version passed. It needs the standard library only.
+Run as ``python tests/versions.py [version …]`` or by ``make test-versions``. A version is one of
+Dask, ``2026.3.0``, or one of Dask and one of Python, ``2026.3.0@3.12``; without any it takes those
+of `VERSIONS`. Environments are made in ``.venvs`` and kept. The exit code is 0 if every version
+passed, those left out for which there is no Python on this machine. It needs the standard library
+only.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
-import tomllib
-import venv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENTS = ROOT / ".venvs"
+from environments import ENVIRONMENTS, ROOT, NoSuchPython, prepare
 
-#: The oldest version that pyproject.toml allows, the newest that we know, and three between.
-VERSIONS = ("2025.5.1", "2025.9.1", "2025.12.0", "2026.3.0", "2026.8.0")
+#: The oldest Python that pyproject.toml allows.
+PYTHON = "3.11"
+
+#: The oldest Dask that pyproject.toml allows, the newest that we know, and three between; and the
+#: newest on newer Pythons.
+VERSIONS = (
+    "2025.5.1",
+    "2025.9.1",
+    "2025.12.0",
+    "2026.3.0",
+    "2026.8.0",
+    "2026.8.0@3.12",
+    "2026.8.0@3.13",
+)
 
 #: What must be older for the sake of an old Dask: its first version that needs nothing of the kind,
 #: and the requirements of all before.
@@ -37,14 +46,15 @@ CONSTRAINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the suite on one version of Dask."""
+    """What became of the suite on one version."""
 
-    version: str
+    version: str  #: of Dask, and after ``@`` of Python
     passed: int = 0
     failed: int = 0  #: errors in fixtures included
     skipped: int = 0  #: expected failures included
     #: why there are no numbers, or none to rely on; empty if all is well
     problem: str = ""
+    absent: bool = False  #: there is no such Python here, so that nothing is known
 
     @property
     def good(self) -> bool:
@@ -52,62 +62,46 @@ class Outcome:
         return self.passed > 0 and not self.failed and not self.problem
 
 
-def requirements(version: str) -> list[str]:
+def split(version: str) -> tuple[str, str]:
+    """The version of Dask, and that of Python."""
+    dask, _, python = version.partition("@")
+    return dask, python or PYTHON
+
+
+def requirements(dask: str) -> list[str]:
     """What to install for a version of Dask."""
     older = [
         wanted
         for first_without, needed in CONSTRAINTS
-        if _numbers(version) < _numbers(first_without)
+        if _numbers(dask) < _numbers(first_without)
         for wanted in needed
     ]
     # The two are released together, and fit together only in the same version.
-    return [f"dask=={version}", f"distributed=={version}", *older]
+    return [f"dask=={dask}", f"distributed=={dask}", *older]
 
 
 def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".")]
 
 
-def prepare(version: str) -> Path:
-    """Make the environment of a version, unless it is there and up to date; its Python."""
-    directory = ENVIRONMENTS / f"dask-{version}"
-    python = directory / "bin" / "python"
-    wanted = requirements(version)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    state = json.dumps([sys.version, wanted, project])
-    digest = hashlib.sha256(state.encode()).hexdigest()
-    stamp = directory / "installed"
-    if stamp.exists() and stamp.read_text() == digest:
-        return python
-    print(f"Installing {' '.join(wanted)} into {directory.relative_to(ROOT)}", flush=True)
-    venv.create(directory, with_pip=True, clear=True)
-    pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    subprocess.run(
-        [*pip, "--editable", f"{ROOT}[test]", *wanted],
-        check=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    stamp.write_text(digest)
-    return python
-
-
 def run(version: str, arguments: Sequence[str] = ()) -> Outcome:
     """Run the suite on one version, in its environment."""
+    dask, python = split(version)
+    name = f"dask-{dask}-python-{python}"
     try:
-        python = prepare(version)
+        inside = prepare(name, "test", requirements(dask), python=python)
+    except NoSuchPython as error:
+        return Outcome(version, problem=str(error), absent=True)
     except subprocess.CalledProcessError as error:
         print(error.stdout, file=sys.stderr)
         return Outcome(version, problem=f"installing failed with code {error.returncode}")
-    report = ENVIRONMENTS / f"dask-{version}" / "report.xml"
+    report = ENVIRONMENTS / name / "report.xml"
     report.unlink(missing_ok=True)
-    print(f"Testing on Dask {version}", flush=True)
+    print(f"Testing on Dask {dask}, Python {python}", flush=True)
     # Dask's commands, which tests start, must be found in this environment.
-    path = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
+    path = os.pathsep.join([str(inside.parent), os.environ.get("PATH", os.defpath)])
     done = subprocess.run(
-        [str(python), "-m", "pytest", "-q", f"--junitxml={report}", *arguments],
+        [str(inside), "-m", "pytest", "-q", f"--junitxml={report}", *arguments],
         cwd=ROOT,
         env={**os.environ, "PATH": path},
         stdin=subprocess.DEVNULL,
@@ -132,11 +126,13 @@ def outcome(version: str, report: Path, code: int) -> Outcome:
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """The outcomes, one version a line."""
-    lines = [f"{'dask':12}{'passed':>8}{'failed':>8}{'skipped':>8}"]
+    """The outcomes, one version a line; no numbers where there is no such Python."""
+    lines = [f"{'dask':12}{'python':8}{'passed':>8}{'failed':>8}{'skipped':>8}"]
     for one in outcomes:
-        line = f"{one.version:12}{one.passed:>8}{one.failed:>8}{one.skipped:>8}"
-        lines.append(f"{line}  {one.problem}".rstrip())
+        dask, python = split(one.version)
+        counts = ("–",) * 3 if one.absent else (one.passed, one.failed, one.skipped)
+        numbers = "".join(f"{count:>8}" for count in counts)
+        lines.append(f"{dask:12}{python:8}{numbers}  {one.problem}".rstrip())
     return "\n".join(lines)
 
 
@@ -144,7 +140,8 @@ def main(versions: Sequence[str] = ()) -> int:
     """Test on all versions, one after another, and print the table."""
     outcomes = [run(version) for version in versions or VERSIONS]
     print(f"\n{table(outcomes)}")
-    return 0 if all(one.good for one in outcomes) else 1
+    known = [one for one in outcomes if not one.absent]
+    return 0 if known and all(one.good for one in known) else 1
 
 
 if __name__ == "__main__":

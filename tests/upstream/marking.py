@@ -1,50 +1,49 @@
-"""Pytest plugin that runs somebody else's tests with every dataframe in pool A.
+"""Pytest plugin that runs somebody else's tests with what they make in pools.
 
-It is loaded with ``-p marking`` by `run`, into a pytest that runs Dask's own tests. Those know
-nothing of pools. Every function that makes a frame runs inside ``pool("A")``, every test inside
-`propagate_pools`, and what a test computes runs on a cluster that has a pool A and a pool B, in
-other processes that cannot import this package.
+It is loaded with ``-p marking`` by `run`, into a pytest that runs other projects' own tests. Those
+know nothing of pools. Every call that makes a collection runs inside ``pool("A")``, or by turns
+inside ``pool("A")`` and ``pool("B")``, and every test inside `propagate_pools`. What a test
+computes runs on a cluster that has a pool A and a pool B, in other processes that cannot import
+this package, or, with ``--local``, by Dask's local schedulers.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import re
-import sys
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import dask.dataframe as dd
 import pytest
 from clusters import Executions, record_executions, start
-from dask.dataframe import dask_expr, utils
+from dask.array import utils as array_utils
+from dask.bag import utils as bag_utils
+from dask.dataframe import utils as frame_utils
 from distributed import Client
 from distributed.client import _set_global_client
+from makers import MODES, Makers
 
-from dask_worker_pools import pool, propagate_pools
-
-POOL = "A"
-
-#: Functions that make a frame from something that is none.
-MAKERS = re.compile(r"(from|read)_[a-z_]+|timeseries")
+from dask_worker_pools import propagate_pools
 
 #: Whoever raises an AssertionError in one of these compared a result with what was expected.
-COMPARISONS = re.compile(r"/(pandas/_?testing|numpy/testing|dask/(dataframe|array)/utils\.py)")
+COMPARISONS = re.compile(
+    r"/(pandas/_?testing|numpy/testing|numpy/_core/.*|xarray/testing|geopandas/testing"
+    r"|dask/(dataframe|array|bag)/utils\.py)"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options that `run` gives."""
-    parser.addoption("--pools", choices=["none", "sources", "everywhere"], default="sources")
+    parser.addoption("--pools", choices=list(MODES), default="one")
     parser.addoption("--local", action="store_true", help="Dask's local schedulers, no cluster")
     parser.addoption("--results", type=Path, help="file for one line of JSON for each failure")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Wrap what makes frames, before any test module imports it."""
+    """Wrap what makes collections, before any test module imports it."""
     config.pluginmanager.register(Marking(config), "marking-everything")
 
 
@@ -52,33 +51,32 @@ class Marking:
     """Puts each test in its surroundings and notes how those that fail do so."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.pools: str = config.getoption("--pools")
+        self.makers = Makers(MODES[config.getoption("--pools")])
         self.results: Path | None = config.getoption("--results")
         self.client: Client | None = None
         self.ran: Executions | None = None
         self._stack = ExitStack()
-        if self.pools == "sources":
-            wrap_makers()
+        if self.makers.pools:
+            self.makers.wrap()
         if not config.getoption("--local"):
             compute_on_cluster()
             # The scheduler in another process: in this one it would wait for ever in Python 3.11
             # where a test has it find divisions while it finds them itself (`cached_property`).
-            cluster = self._stack.enter_context(start({POOL: 2, "B": 1}))
+            cluster = self._stack.enter_context(start({"A": 2, "B": 1}))
             self.client = self._stack.enter_context(Client(cluster.address))
             self.ran = self._stack.enter_context(record_executions(self.client))
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Each test anew: those of clusters take the client away."""
         _set_global_client(self.client)
+        self.makers.restart()
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Around the test itself: fixtures that start a cluster put the configuration back."""
-        with ExitStack() as surroundings:
-            if self.pools != "none":
-                surroundings.enter_context(propagate_pools())
-            if self.pools == "everywhere":
-                surroundings.enter_context(pool(POOL))
+        if not self.makers.pools:
+            return (yield)
+        with propagate_pools():
             return (yield)
 
     @pytest.hookimpl(wrapper=True)
@@ -111,37 +109,10 @@ class Marking:
         self._stack.close()
 
 
-def wrap_makers() -> None:
-    """Let every function that makes a frame run inside ``pool(POOL)``, wherever it was imported."""
-    public = [vars(module) for module in (dd, dask_expr, dask_expr.datasets)]
-    makers = [
-        value
-        for names in public
-        for name, value in names.items()
-        if MAKERS.fullmatch(name) and callable(value)
-    ]
-    marked = {id(make): in_pool(make) for make in makers}
-    for name, module in list(sys.modules.items()):
-        if name.startswith("dask."):
-            for attribute, value in list(vars(module).items()):
-                if id(value) in marked:
-                    setattr(module, attribute, marked[id(value)])
-
-
-def in_pool(make: Callable[..., Any]) -> Callable[..., Any]:
-    """The function `make`, run inside ``pool(POOL)``."""
-
-    @functools.wraps(make)
-    def marked(*args: Any, **kwargs: Any) -> Any:
-        with pool(POOL):
-            return make(*args, **kwargs)
-
-    return marked
-
-
 def compute_on_cluster() -> None:
     """Let ``assert_eq`` compute where `Client` does, and not, as by default, in this process."""
-    defaults = utils.assert_eq.__defaults__
-    utils.assert_eq.__defaults__ = tuple(
-        None if value == "sync" else value for value in defaults or ()
-    )
+    for module in (array_utils, bag_utils, frame_utils):
+        defaults = module.assert_eq.__defaults__ or ()
+        module.assert_eq.__defaults__ = tuple(
+            None if value == "sync" else value for value in defaults
+        )

@@ -1,8 +1,8 @@
-"""Run Dask's own tests of dataframes, as installed, with every frame in one pool of a cluster.
+"""Run other projects' own tests, as installed, with what they make in pools; see `suites`.
 
-Run as ``python tests/upstream/run.py [option …] [path or -k … of pytest]``. A test that fails
-must fail without pools too, or be one of `structural.STRUCTURAL`; a wrong result is never
-excused. The exit code is 0 if that holds.
+Run as ``python tests/upstream/run.py [option …] [suite …]``, or by ``make test-upstream``; without
+suites it takes all. A test that fails must fail without pools too, or be one of
+`structural.STRUCTURAL`; a wrong result is never excused. The exit code is 0 if that holds.
 """
 
 from __future__ import annotations
@@ -10,26 +10,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from importlib.metadata import version
 from pathlib import Path
 
 from structural import STRUCTURAL
+from suites import BY_NAME, SUITES, Suite
 
 HERE = Path(__file__).resolve().parent
-PACKAGE = "dask/dataframe/dask_expr"
-SUITE = (f"{PACKAGE}/tests", f"{PACKAGE}/io/tests")
+DOCS = HERE.parents[1] / "docs" / "upstream.md"
 
-#: Their tests start clusters of their own, and end all others: they have a process to themselves.
-OWN_CLUSTERS = (
-    *(f"{part}/test_distributed.py" for part in SUITE),
-    f"{PACKAGE}/tests/test_diagnostics.py",
-    f"{SUITE[1]}/test_parquet.py::test_ensure_plan_computed_during_optimization",
-)
+#: Where creations go, as `makers.MODES` says; that module cannot be imported without Dask.
+MODES = ("one", "alternating")
 
 #: Exit codes of pytest after which its results can be believed: all passed, some failed.
 FINISHED = (0, 1)
@@ -48,59 +45,60 @@ class Failure:
 class Verdict:
     """What the failures with pools mean."""
 
-    summary: str = ""  #: last line of pytest
+    suite: str = ""
+    mode: str = ""
+    where: str = ""  #: "cluster" or "local"
+    summaries: list[str] = field(default_factory=list)  #: last lines of pytest
     structural: list[Failure] = field(default_factory=list)
     without_pools: list[Failure] = field(default_factory=list)  #: those of plain Dask, too
     unexplained: list[Failure] = field(default_factory=list)
 
     @property
+    def passed(self) -> int:
+        """How many tests passed."""
+        found = [re.search(r"(\d+) passed", line) for line in self.summaries]
+        return sum(int(one[1]) for one in found if one)
+
+    @property
     def good(self) -> bool:
-        """Nothing is left to explain."""
-        return not self.unexplained
+        """Tests passed, and nothing is left to explain."""
+        return self.passed > 0 and not self.unexplained
 
     def __str__(self) -> str:
         lines = [
-            self.summary,
+            *self.summaries,
             f"{len(self.structural)} failed by their structure, as listed",
             f"{len(self.without_pools)} fail without pools, too",
             f"{len(self.unexplained)} unexplained",
         ]
         for one in self.unexplained:
             what = "WRONG RESULT" if one.wrong else "failed"
-            lines.append(f"  {what}: {one.test}\n    {one.message.splitlines()[0]}")
+            lines.append(f"  {what}: {one.test}\n    {_first_line(one.message)}")
         return "\n".join(lines)
 
 
-def site() -> Path:
-    """The directory in which Dask is installed, with its tests."""
-    spec = find_spec("dask")
-    if spec is None or spec.origin is None:
-        raise SystemExit("Dask is not installed in this environment.")
-    directory = Path(spec.origin).parent.parent
-    if missing := [part for part in SUITE if not (directory / part).is_dir()]:
-        raise SystemExit(
-            f"The Dask in {directory} came without its tests ({', '.join(missing)}). "
-            "Install it from PyPI, whose wheels have them."
-        )
-    return directory
+def _first_line(message: str) -> str:
+    return next(iter(message.splitlines()), "")
 
 
 def run_pytest(
-    arguments: Sequence[str], options: Sequence[str], *, quiet: bool = False
+    suite: Suite, tests: Sequence[str], options: Sequence[str], *, quiet: bool = False
 ) -> tuple[list[Failure], str]:
-    """Run tests of Dask's under the plugin `marking`: what failed, and pytest's last line."""
+    """Run tests of a suite under the plugin `marking`: what failed, and pytest's last line."""
+    root = suite.root()
     with tempfile.TemporaryDirectory(prefix="upstream-") as directory:
         results = Path(directory, "failures.jsonl")
         results.touch()
         command = [
             *(sys.executable, "-m", "pytest", "-q", "--tb=native", "--disable-warnings"),
-            *("-p", "no:cacheprovider", "-c", str(HERE / "dask.ini"), "--rootdir", str(site())),
-            *("-p", "marking", "--results", str(results), *options, *arguments),
+            "--show-capture=no",
+            *("-p", "no:cacheprovider", "-c", str(HERE / "others.ini"), "--rootdir", str(root)),
+            *("-p", "marking", "--results", str(results), *options, *suite.options, *tests),
         ]
         last = ""
         with subprocess.Popen(
             command,
-            cwd=site(),
+            cwd=root,
             env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -121,54 +119,134 @@ def run_pytest(
 
 
 def _environment() -> dict[str, str]:
-    """Find the plugin and its helpers; clusters that tests start themselves have the pool, too."""
+    """Find the plugin and its helpers; clusters that tests start themselves have pools, too."""
     paths = [str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    pool = {"DASK_DISTRIBUTED__WORKER__RESOURCES__POOL_A": "1"}
-    return {**os.environ, **pool, "PYTHONPATH": os.pathsep.join(paths)}
+    pools = {f"DASK_DISTRIBUTED__WORKER__RESOURCES__POOL_{name}": "1" for name in ("A", "B")}
+    return {**os.environ, **pools, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def judge(arguments: Sequence[str], options: Sequence[str] = (), *, quiet: bool = False) -> Verdict:
-    """Run tests with pools, and those that fail unexpectedly once more without."""
-    if arguments:
-        failures, summary = run_pytest(arguments, options, quiet=quiet)
-    else:
-        others = [*SUITE, *(f"--deselect={tests}" for tests in OWN_CLUSTERS)]
-        failures, summary = run_pytest(others, options, quiet=quiet)
-        more, last = run_pytest(OWN_CLUSTERS, [*options, "--local"], quiet=quiet)
-        failures, summary = [*failures, *more], f"{summary}\n{last}"
-    verdict = Verdict(summary)
+def judge(
+    suite: Suite,
+    mode: str = "one",
+    tests: Sequence[str] = (),
+    *,
+    cluster: bool | None = None,
+    options: Sequence[str] = (),
+    quiet: bool = False,
+) -> Verdict:
+    """Run tests of a suite with pools, and those that fail unexpectedly once more without."""
+    on_cluster = suite.cluster if cluster is None else cluster
+    verdict = Verdict(suite.name, mode, "cluster" if on_cluster else "local")
     open_cases: list[Failure] = []
-    for one in failures:
-        listed = any(known.explains(one.test, one.message) for known in STRUCTURAL)
-        (verdict.structural if listed and not one.wrong else open_cases).append(one)
-    if open_cases:
-        names = _failing_without_pools([one.test for one in open_cases], options)
-        for one in open_cases:
-            (verdict.without_pools if one.test in names else verdict.unexplained).append(one)
+    for part, local in _parts(suite, tests or suite.tests, on_cluster):
+        marking = [f"--pools={mode}", *local, *options]
+        failures, summary = run_pytest(suite, part, marking, quiet=quiet)
+        verdict.summaries.append(summary)
+        for one in failures:
+            listed = any(known.explains(one.test, one.message) for known in STRUCTURAL)
+            (verdict.structural if listed and not one.wrong else open_cases).append(one)
+    fail_anyway: set[str] = set()
+    for part, local in _parts(suite, [one.test for one in open_cases], on_cluster):
+        marking = ["--pools=none", *local, *options]
+        fail_anyway |= {one.test for one in run_pytest(suite, part, marking, quiet=True)[0]}
+    for one in open_cases:
+        (verdict.without_pools if one.test in fail_anyway else verdict.unexplained).append(one)
     return verdict
 
 
-def _failing_without_pools(tests: Sequence[str], options: Sequence[str]) -> set[str]:
-    """Those of some tests that fail without pools."""
-    own = [test for test in tests if any(some in test for some in OWN_CLUSTERS)]
-    failures: list[Failure] = []
+def _parts(
+    suite: Suite, tests: Sequence[str], cluster: bool
+) -> Iterable[tuple[Sequence[str], Sequence[str]]]:
+    """What to give to one process each: tests, and the option that says where they compute.
+
+    Those that start clusters of their own are apart from the others.
+    """
+    own = [test for test in tests if any(some in test for some in suite.own_clusters)]
+    if tests == suite.tests:
+        own = list(suite.own_clusters)
     if others := [test for test in tests if test not in own]:
-        failures += run_pytest(others, [*options, "--pools=none"], quiet=True)[0]
+        apart = [f"--deselect={some}" for some in suite.own_clusters]
+        yield [*others, *apart], [] if cluster else ["--local"]
     if own:
-        failures += run_pytest(own, [*options, "--local", "--pools=none"], quiet=True)[0]
-    return {one.test for one in failures}
+        yield own, ["--local"]
+
+
+def table(verdicts: Iterable[Verdict]) -> str:
+    """The verdicts in Markdown, one a line."""
+    lines = [
+        "| suite | release | pools | computed | passed | structural | fail without pools "
+        "| unexplained |",
+        "| --- | --- | --- | --- | --: | --: | --: | --: |",
+    ]
+    lines += [
+        f"| {one.suite} | {_release(one.suite)} | {one.mode} | {one.where} | {one.passed} "
+        f"| {len(one.structural)} | {len(one.without_pools)} | {len(one.unexplained)} |"
+        for one in verdicts
+    ]
+    return "\n".join(lines)
+
+
+def _release(suite: str) -> str:
+    project = BY_NAME[suite].project
+    return f"{project} {version(project)}"
+
+
+def reasons(verdicts: Iterable[Verdict]) -> str:
+    """Why tests cannot hold, in Markdown: how many of them in each suite, the most first."""
+    counts: dict[str, dict[str, set[str]]] = {}
+    for verdict in verdicts:
+        for one in verdict.structural:
+            why = next(known for known in STRUCTURAL if known.explains(one.test, one.message))
+            counts.setdefault(why.reason, {}).setdefault(verdict.suite, set()).add(one.test)
+    most_first = sorted(counts.items(), key=lambda item: -sum(map(len, item[1].values())))
+    return "\n".join(
+        f"- {reason}: " + ", ".join(f"{suite} {len(tests)}" for suite, tests in by_suite.items())
+        for reason, by_suite in most_first
+    )
+
+
+def write(verdicts: Sequence[Verdict], page: Path = DOCS) -> None:
+    """Put what was found between the marks of a page that are there."""
+    text = page.read_text()
+    for mark, content in (("table", table(verdicts)), ("reasons", reasons(verdicts))):
+        text = _between(mark, content, text)
+    page.write_text(text)
+
+
+def _between(mark: str, content: str, text: str) -> str:
+    begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}{content}\n{end}{rest.partition(end)[2]}"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pools", choices=["none", "sources", "everywhere"], default="sources")
-    parser.add_argument("--local", action="store_true", help="without a cluster")
-    options, rest = parser.parse_known_args(arguments)
-    marking = [f"--pools={options.pools}", *(["--local"] if options.local else [])]
-    verdict = judge(rest, marking)
-    print(verdict)
-    return 0 if verdict.good else 1
+    parser.add_argument("suites", nargs="*", metavar="suite", help=f"of {', '.join(BY_NAME)}")
+    parser.add_argument("--pools", choices=["none", *MODES], help="in this mode only")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--cluster", action="store_true", default=None, help="compute on a cluster")
+    where.add_argument("--local", dest="cluster", action="store_false", help="compute without one")
+    parser.add_argument("--tests", nargs="+", default=(), help="these of the suite's tests")
+    parser.add_argument("-k", help="only tests with such names, as pytest has it")
+    parser.add_argument("--write", action="store_true", help="write the table into the docs")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.suites) - set(BY_NAME):
+        parser.error(f"no such suite: {', '.join(unknown)}")
+    verdicts = []
+    for suite in SUITES:
+        if options.suites and suite.name not in options.suites:
+            continue
+        for mode in [options.pools] if options.pools else MODES:
+            print(f"\n{suite.name}, pools: {mode}", flush=True)
+            named = ("-k", options.k) if options.k else ()
+            verdict = judge(suite, mode, options.tests, cluster=options.cluster, options=named)
+            print(verdict)
+            verdicts.append(verdict)
+    print(f"\n{table(verdicts)}")
+    if options.write:
+        write(verdicts)
+    return 0 if all(verdict.good for verdict in verdicts) else 1
 
 
 if __name__ == "__main__":

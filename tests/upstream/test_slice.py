@@ -1,16 +1,25 @@
-"""Dask's own tests hold with every frame in a pool: a part of them here, all of them in `run`."""
+"""Other projects' tests hold with pools: a part of them here, all of them in `run`."""
 
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import run
 import structural
+from suites import BY_NAME, FRAMES
 
-#: A part that is quick on a cluster; `test_merge.py`, for one, takes minutes.
-SLICE = ("test_partitioning_knowledge.py", "test_predicate_pushdown.py")
+#: A part that is quick: the suite, where calls go, its tests.
+SLICE = (
+    ("dask.dataframe", "one", (f"{FRAMES}/tests/test_predicate_pushdown.py",)),
+    ("dask.array", "alternating", ("dask/array/tests/test_slicing.py",)),
+    ("dask.bag", "alternating", ("dask/bag/tests/test_bag.py",)),
+    ("dask.delayed", "alternating", ("dask/tests/test_delayed.py",)),
+    ("dask.highgraph", "one", BY_NAME["dask.highgraph"].tests),
+    ("xarray", "alternating", ("xarray/tests/test_dask.py",)),
+)
 
 #: Tests of this sort can be written by nobody but us.
 EXPECTS_NO_POOLS = """
@@ -37,11 +46,11 @@ def test_passes():
 
 
 @pytest.mark.timeout(1200)  # hundreds of tests; a busy machine takes its time
-def test_slice() -> None:
+@pytest.mark.parametrize(("suite", "mode", "tests"), SLICE, ids=lambda some: str(some)[:20])
+def test_slice(suite: str, mode: str, tests: tuple[str, ...]) -> None:
     """No test of the slice fails, but for those that are listed."""
-    verdict = run.judge([f"{run.SUITE[0]}/{name}" for name in SLICE], quiet=True)
+    verdict = run.judge(BY_NAME[suite], mode, tests, quiet=True)
     assert verdict.good, str(verdict)
-    assert " passed" in verdict.summary
 
 
 def test_failures_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +59,7 @@ def test_failures_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     file.write_text(EXPECTS_NO_POOLS)
     excused = structural.Structural("to see what it cannot excuse", "", ("test_mine.py::*",))
     monkeypatch.setattr(run, "STRUCTURAL", (excused,))
-    verdict = run.judge([str(file)], quiet=True)
+    verdict = run.judge(BY_NAME["dask.dataframe"], "one", [str(file)], quiet=True)
     assert [one.test.rpartition("::")[2] for one in verdict.structural] == ["test_says_so"]
     assert [one.test.rpartition("::")[2] for one in verdict.without_pools] == ["test_fails_anyway"]
     assert [(one.test.rpartition("::")[2], one.wrong) for one in verdict.unexplained] == [
@@ -58,7 +67,66 @@ def test_failures_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]
     assert not verdict.good
     assert "WRONG RESULT" in str(verdict)
-    assert verdict.summary.startswith("3 failed, 1 passed")
+    assert verdict.passed == 1
+
+
+#: A test that sees in which pool each of its collections was made.
+SAYS_POOLS = """
+import dask
+import dask.array as da
+import dask.bag as db
+import numpy as np
+from dask_worker_pools import get_pool
+
+@dask.delayed
+def double(x):
+    return 2 * x
+
+def test_pools():
+    made = [
+        da.ones(3),
+        da.random.default_rng(0).random(3),
+        db.from_sequence([1, 2]),
+        double(1),
+        da.from_array(np.ones(3)),
+    ]
+    follows = double(made[0].sum())
+    assert [get_pool(one) for one in made] + [get_pool(follows)] == {expected}
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("none", [None] * 6),
+        ("one", ["A"] * 5 + [None]),
+        ("alternating", ["A", "B", "A", "B", "A", None]),
+    ],
+)
+def test_what_makes_a_collection_is_in_a_pool(
+    tmp_path: Path, mode: str, expected: list[str | None]
+) -> None:
+    """Each call that makes something is in a pool, by turns or not; what follows in none."""
+    file = tmp_path / "test_mine.py"
+    file.write_text(SAYS_POOLS.replace("{expected}", repr(expected)))
+    verdict = run.judge(BY_NAME["dask.delayed"], mode, [str(file)], quiet=True)
+    assert verdict.good, str(verdict)
+
+
+def test_table_is_written_between_its_marks(tmp_path: Path) -> None:
+    """The page keeps its text; table and reasons are written again each time."""
+    page = tmp_path / "page.md"
+    marks = "".join(f"<!-- {m} -->\n<!-- end of {m} -->\n" for m in ("table", "reasons"))
+    page.write_text(f"Before\n{marks}After\n")
+    known = structural.STRUCTURAL[0]
+    failure = run.Failure(f"x/{known.tests[0]}", "frameinpool", wrong=False)
+    verdict = run.Verdict("dask.bag", "one", "local", ["1 failed, 7 passed"], [failure])
+    for _ in range(2):
+        run.write([verdict], page)
+        lines = page.read_text().splitlines()
+        assert f"| dask.bag | dask {version('dask')} | one | local | 7 | 1 | 0 | 0 |" in lines
+        assert f"- {known.reason}: dask.bag 1" in lines
+        assert (lines[0], lines[-1], len(lines)) == ("Before", "After", 10)
 
 
 def test_excuses_are_narrow() -> None:
