@@ -178,3 +178,19 @@ def test_as_an_error(client: Client) -> None:
         warnings.simplefilter("error")
         with pytest.raises(PoolsIgnored, match="outside of propagate_pools"):
             made.compute()
+
+
+def test_futures(client: Client) -> None:
+    """What is submitted obeys its pool without `propagate_pools`, and is not looked at."""
+
+    class Odd:
+        """It has no token."""
+
+        def __dask_tokenize__(self) -> None:
+            raise AssertionError("it was tokenised")
+
+    def submit() -> None:
+        with pool("A"):
+            wait(client.submit(type, Odd(), key="type-of-odd", pure=False))
+
+    assert warned(submit) == []

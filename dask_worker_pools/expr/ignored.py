@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from dask._expr import Expr, HLGExpr
+from dask._expr import Expr, HLGExpr, LLGExpr
 from dask.highlevelgraph import Layer
 
 from dask_worker_pools.annotations import POOL_KEY, annotations_by_key
@@ -47,7 +47,7 @@ def warn_if_ignored(expr: Any) -> None:
 
 def _says_pool(expr: Any) -> bool:
     """Whether the user said a pool of anything in an expression."""
-    if not isinstance(expr, Expr):
+    if not isinstance(expr, Expr) or isinstance(expr, LLGExpr):  # what `submit` sends
         return False
     if isinstance(expr, HLGExpr):
         fused = expr.low_level_optimizer is not None  # else annotations hold as they are
