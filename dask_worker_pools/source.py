@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,16 +71,24 @@ def module(name: str) -> Module:
         received: Any = sys.modules[HERE].__loader__
         return Module(*received.modules[f"{HERE}.{name}"])
     spec = find_spec(f"{HERE}.{name}")
-    if spec is None or spec.loader is None or spec.origin is None:
+    if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"No module named {HERE}.{name}", name=f"{HERE}.{name}")
-    source = getattr(spec.loader, "get_source", lambda name: None)(spec.name)
-    if source is None:
-        raise ImportError(f"The source of {spec.name} is needed, but {spec.loader} has none.")
     is_package = spec.submodule_search_locations is not None
     # By name, so that it is not sent itself: what came is short already.
     shortened = import_module(f"{HERE}.shorten").shortened
     package = name if is_package else _package(name)
-    return Module(shortened(source, PACKAGE, package), spec.origin, is_package)
+    return Module(shortened(_text(spec), PACKAGE, package), spec.origin, is_package)
+
+
+def _text(spec: ModuleSpec) -> str:
+    """The source of a module as it was written."""
+    file = Path(str(spec.origin))
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    source = getattr(spec.loader, "get_source", lambda name: None)(spec.name)
+    if source is None:
+        raise ImportError(f"The source of {spec.name} is needed, but {spec.loader} has none.")
+    return str(source)
 
 
 def _package(name: str) -> str:
