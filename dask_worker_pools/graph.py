@@ -193,7 +193,8 @@ class TaskGraph:
 
         They may run in any of several pools, or on some workers only.
         """
-        asking = (key for key, own in self.annotations.items() if own.keys() & CARRIED)
+        said = self.annotations.items()
+        asking = (key for key, own in said if own.get("workers") or own.get("resources"))
         bound = {*self.allowed, *map(self.number_of.__getitem__, asking)}
         bound -= self.pinned.keys() | self.blocked
         return self._linked((), bound) if bound else set()

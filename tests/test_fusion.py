@@ -126,10 +126,14 @@ def test_blocks_are_fused_apart_where_they_cross_only() -> None:
 
 
 def annotated_chain(**annotations: Any) -> da.Array:
-    """Three operations, the middle one annotated, on data of pool A."""
+    """Three operations, the middle one annotated, on data of pool A.
+
+    A step that asks for workers, and is not pinned, gets its pool where there is a cluster.
+    """
     with pool("A"):
         first = source("first")
-    with dask.annotate(**annotations):
+    asks = annotations.keys() & {"workers", "resources"}
+    with pool("A") if asks else nothing(), dask.annotate(**annotations):
         middle = traced("middle", first)
     return traced("last", middle)
 
