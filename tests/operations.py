@@ -400,7 +400,7 @@ LABELLED: dict[str, Operation] = {
     "concat": lambda t, s: xr.concat([t, t * 2], "member"),
     "concat along time": lambda t, s: xr.concat([t[:5], (t * s)[5:]], "time"),
     "concat of datasets": lambda t, s: xr.concat([dataset(t, s), dataset(t + s, s)], "member"),
-    "merge": lambda t, s: xr.merge([t, s, (t * s).rename("product")]),
+    "merge": lambda t, s: xr.merge([t + 1, s + 1, (t * s).rename("product")]),
     "dataset": lambda t, s: dataset(t, s).mean("time"),
     "dataset, each part": lambda t, s: dataset(t, s).map(lambda d: d / d.max()),
     "to_array": lambda t, s: dataset(t, s).to_array("which"),

@@ -113,8 +113,13 @@ def compute_persisted(xs: list[Any]) -> Sequence[Any]:
 
 
 def compute_optimized(xs: list[Any]) -> Sequence[Any]:
-    """Values of what `dask.optimize` returns, which does not know dataframes, or their own."""
-    of_frames = {i: x.optimize() for i, x in enumerate(xs) if isinstance(x, FrameBase | Scalar)}
+    """Values of what `dask.optimize` returns; of dataframes, what their own method does.
+
+    Plain Dask cannot compute what it fused there, such as ``frame.shift(1).optimize()``.
+    """
+    of_frames = {
+        i: x.optimize(fuse=False) for i, x in enumerate(xs) if isinstance(x, FrameBase | Scalar)
+    }
     others = iter(dask.optimize(*(x for i, x in enumerate(xs) if i not in of_frames)))
     return dask.compute(*(of_frames[i] if i in of_frames else next(others) for i in range(len(xs))))
 
