@@ -18,6 +18,7 @@ from dask_worker_pools import placement
 from dask_worker_pools.annotations import BLOCKED, Annotations, annotations_by_key
 from dask_worker_pools.edges import toposort
 from dask_worker_pools.expr.blocks import is_frame
+from dask_worker_pools.expr.locks import unlock
 from dask_worker_pools.expr.markers import Marker, bare
 from dask_worker_pools.expr.pins import declared_sizes
 from dask_worker_pools.expr.places import LIVE, Place, place_in
@@ -29,6 +30,7 @@ from dask_worker_pools.graph import as_high_level
 
 def placed(exprs: Iterable[Any]) -> Placed:
     """Lowered expressions with markers as bare ones and the place of each."""
+    unlock()  # before they are sent to a scheduler, which may be in this process
     marked = list(exprs)
     names: dict[str, Any] = {}
     plain = [bare(expr, names) for expr in marked]
