@@ -18,7 +18,7 @@ from dask_worker_pools.expr.markers import (
     unmarked,
 )
 from dask_worker_pools.expr.pins import pinned
-from dask_worker_pools.expr.places import Place, inside, place_in, single_place
+from dask_worker_pools.expr.places import Place, place_in, single_place
 from dask_worker_pools.expr.regions import delayed_places
 from dask_worker_pools.expr.said import Said, is_source, source_name
 from dask_worker_pools.expr.went import remembered
@@ -28,7 +28,9 @@ def built(kind: type[Any]) -> Callable[[Any], Any]:
     """The function that marks the expressions of a family as they become collections."""
 
     def mark(expr: Any) -> Any:
-        if not isinstance(expr, kind.family) or isinstance(expr, Marker):
+        if isinstance(expr, Marker):
+            return expr if expr.shown else type(expr)(*expr.operands)
+        if not isinstance(expr, kind.family):
             return expr
         place = place_in(dask.get_annotations())
         if place is not None:
@@ -39,7 +41,7 @@ def built(kind: type[Any]) -> Callable[[Any], Any]:
         if markers:
             return floated(expr, kind, root=True)
         # Dask's optimiser computes parts of an expression, which may have markers further down.
-        if inside() is None and has_marker(expr):
+        if has_marker(expr):
             return marker(kind, expr, None)
         if places := _inherited(expr):
             return marker(kind, expr, single_place(places))

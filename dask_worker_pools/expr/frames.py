@@ -46,7 +46,13 @@ class _FrameMarker(Marker, FrameExpr):
 
     @property
     def unique_partition_mapping_columns_from_shuffle(self) -> Any:
-        return self.frame.unique_partition_mapping_columns_from_shuffle
+        # Of some renamed columns Dask fails to tell it, or tells it of no column: it rewrites them
+        # before it asks, and cannot do so across a marker. To know nothing costs one more shuffle.
+        try:
+            found = self.frame.unique_partition_mapping_columns_from_shuffle
+        except (KeyError, TypeError, ValueError):
+            return set()
+        return {columns for columns in found or () if columns is not None}
 
     def _divisions(self) -> Any:
         # Dask computes the quantiles for an index here.
@@ -55,7 +61,8 @@ class _FrameMarker(Marker, FrameExpr):
 
     def optimize(self, **options: Any) -> Any:  # type: ignore[override]
         result = super().optimize(**options)
-        result.__dict__["optimized"] = True
+        if isinstance(result, _FrameMarker):
+            result.__dict__["shown"] = False
         return result
 
     def _tune_up(self, parent: Any) -> Any:
@@ -72,6 +79,20 @@ class _FrameMarker(Marker, FrameExpr):
     def _task(self, key: Key, index: int) -> Any:
         return Alias(key, (self.frame._name, index))
 
+    def __dask_graph__(self) -> Any:
+        return self._layer() if self.shown else super().__dask_graph__()
+
+    def _layer(self) -> Any:
+        # People look for partitions under the name that a collection shows, which is that of its
+        # marker, as it was built or lowered. So does what stands above, where Dask puts the graph
+        # together itself.
+        graph = super().__dask_graph__()
+        for kind in (FrameInPool, LoweredFrameInPool):
+            name = kind(self.frame, self.place, self.said)._name
+            for key in self.__dask_keys__():
+                graph[name, key[1]] = Alias((name, key[1]), key)
+        return graph
+
 
 class FrameInPool(_FrameMarker, Blockwise):
     """A frame in a pool, as it was built: to Dask, one more blockwise step."""
@@ -82,16 +103,6 @@ class FrameInPool(_FrameMarker, Blockwise):
 
 class LoweredFrameInPool(_FrameMarker):
     """A frame in a pool, lowered: not blockwise, so that fusion stops here."""
-
-    def __dask_graph__(self) -> Any:
-        graph = super().__dask_graph__()
-        if "optimized" in self.__dict__:
-            return graph
-        # Dask looks for a frame's partitions under the name of the collection as it was built.
-        name = FrameInPool(self.frame, self.place, self.said)._name
-        for key in self.__dask_keys__():
-            graph[name, key[1]] = Alias((name, key[1]), key)
-        return graph
 
     def __reduce__(self) -> Any:
         return sent(self, bare(self))  # it is on its way to a scheduler
