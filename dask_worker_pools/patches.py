@@ -13,6 +13,8 @@ from functools import wraps
 from pkgutil import resolve_name
 from typing import Any
 
+from dask_worker_pools.expr.merging import while_merging
+
 Method = Callable[..., Any]
 
 
@@ -49,7 +51,9 @@ class Patch:
 
 
 #: All methods that are replaced.
-PATCHES: tuple[Patch, ...] = ()
+PATCHES: tuple[Patch, ...] = (
+    Patch("dask._expr:_ExprSequence", "_simplify_down", ("self",), while_merging),
+)
 
 
 def install() -> None:

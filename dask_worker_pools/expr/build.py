@@ -28,9 +28,7 @@ def built(kind: type[Any]) -> Callable[[Any], Any]:
     """The function that marks the expressions of a family as they become collections."""
 
     def mark(expr: Any) -> Any:
-        if isinstance(expr, Marker):
-            return expr if expr.shown else type(expr)(*expr.operands)
-        if not isinstance(expr, kind.family):
+        if not isinstance(expr, kind.family) or isinstance(expr, Marker):
             return expr
         place = place_in(dask.get_annotations())
         if place is not None:

@@ -15,6 +15,7 @@ from dask.typing import Key
 
 from dask_worker_pools.expr.layer import sent
 from dask_worker_pools.expr.markers import KINDS, Marker, bare, marked_again, marker
+from dask_worker_pools.expr.merging import merging
 from dask_worker_pools.expr.places import within
 from dask_worker_pools.expr.registry import register
 from dask_worker_pools.travel import ByValue
@@ -61,8 +62,8 @@ class _FrameMarker(Marker, FrameExpr):
 
     def optimize(self, **options: Any) -> Any:  # type: ignore[override]
         result = super().optimize(**options)
-        if isinstance(result, _FrameMarker):
-            result.__dict__["shown"] = False
+        if merging():
+            result.__dict__["merged"] = True
         return result
 
     def _tune_up(self, parent: Any) -> Any:
@@ -80,7 +81,7 @@ class _FrameMarker(Marker, FrameExpr):
         return Alias(key, (self.frame._name, index))
 
     def __dask_graph__(self) -> Any:
-        return self._layer() if self.shown else super().__dask_graph__()
+        return super().__dask_graph__() if "merged" in self.__dict__ else self._layer()
 
     def _layer(self) -> Any:
         # People look for partitions under the name that a collection shows, which is that of its

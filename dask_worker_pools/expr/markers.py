@@ -38,9 +38,6 @@ class Marker:
     operands: list[Any]
     _name: str
     _determ_token: str | None
-    #: Whether it may be a collection's. What Dask optimises otherwise has no keys but its own: Dask
-    #: takes those that no other needs for the outputs.
-    shown = True
 
     #: the kind of expressions that may stand below and above
     family: type[Expr]
