@@ -13,7 +13,9 @@ from functools import wraps
 from pkgutil import resolve_name
 from typing import Any
 
+from dask_worker_pools.expr.conversions import array_to_frame, bag_to_frame, frame_to_bag
 from dask_worker_pools.expr.merging import while_merging
+from dask_worker_pools.expr.registry import after_frames
 
 Method = Callable[..., Any]
 
@@ -22,7 +24,7 @@ Method = Callable[..., Any]
 class Patch:
     """A method of a class of Dask, and what is done around it."""
 
-    owner: str  #: the class, as ``module:name``
+    owner: str  #: the class, as ``module:name``, or the module of a function
     method: str
     parameters: tuple[str, ...]  #: the parameters that the method must have
     around: Callable[..., Any]  #: called with the original method and then its arguments
@@ -53,6 +55,20 @@ class Patch:
 #: All methods that are replaced.
 PATCHES: tuple[Patch, ...] = (
     Patch("dask._expr:_ExprSequence", "_simplify_down", ("self",), while_merging),
+    Patch(
+        "dask.bag.core:Bag",
+        "to_dataframe",
+        ("self", "meta", "columns", "optimize_graph"),
+        bag_to_frame,
+    ),
+)
+
+#: Those of dask.dataframe, replaced as soon as it is imported.
+FRAME_PATCHES: tuple[Patch, ...] = (
+    Patch("dask.dataframe.io", "from_dask_array", ("x", "columns", "index", "meta"), array_to_frame),
+    Patch(
+        "dask.dataframe.dask_expr.io.bag", "to_bag", ("df", "index", "format"), frame_to_bag
+    ),
 )
 
 
@@ -60,3 +76,5 @@ def install() -> None:
     """Replace the methods."""
     for patch in PATCHES:
         patch.apply()
+    for patch in FRAME_PATCHES:
+        after_frames(patch.apply)

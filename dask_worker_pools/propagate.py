@@ -172,7 +172,7 @@ class Hook:
 
     def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> HighLevelGraph:
         """Run the pass in this process."""
-        return _current_pass(None)(graph, keys, **kwargs)
+        return current_pass(None)(graph, keys, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ByValue(pass_from), (asked(),)
@@ -189,7 +189,7 @@ class Hook:
 
 def asked() -> bytes:
     """The pass that is asked for here and now, for `pass_from` in the scheduler."""
-    now = _current_pass(client_ids())
+    now = current_pass(client_ids())
     options = {f.name: getattr(now.options, f.name) for f in fields(Options)}
     said: bytes = cloudpickle.dumps((options, now.optimizations, now.surrounding, now.clients))
     return said
@@ -201,7 +201,7 @@ def pass_from(said: bytes) -> Pass:
     return Pass(Options(**options), *rest)
 
 
-def _current_pass(clients: frozenset[str] | None) -> Pass:
+def current_pass(clients: frozenset[str] | None) -> Pass:
     """The pass as this thread asked for it, or else as any other did."""
     with _lock:
         own = [one for one in _own.get() if one in _on]

@@ -8,6 +8,7 @@ from typing import Any
 import dask
 
 from dask_worker_pools.annotations import SIZE_KEY, check_nbytes
+from dask_worker_pools.expr.blocks import is_graph
 from dask_worker_pools.expr.markers import (
     Marker,
     bare,
@@ -19,7 +20,7 @@ from dask_worker_pools.expr.markers import (
 )
 from dask_worker_pools.expr.pins import pinned
 from dask_worker_pools.expr.places import Place, place_in, single_place
-from dask_worker_pools.expr.regions import delayed_places
+from dask_worker_pools.expr.regions import held_places
 from dask_worker_pools.expr.said import Said, is_source, source_name
 from dask_worker_pools.expr.went import remembered
 
@@ -65,9 +66,11 @@ def _declared(expr: Any) -> tuple[tuple[str, float], ...]:
 
 def _inherited(expr: Any) -> set[Place]:
     """Where what a frame is made of lies: data in memory, or delayed objects."""
-    if type(expr).__name__ == "FromGraph":
+    if is_graph(expr):
+        if places := held_places(expr):
+            return places
         names = {key[0] for key in expr.operand("keys")}
         return {place for name in names for place in remembered(name)}
     # The frame that is made of delayed objects, or what makes its texts Arrow's.
     inner = [one for step in expr.dependencies() for one in (step, *step.dependencies())]
-    return {place for one in inner for place in delayed_places(one)}
+    return {place for one in inner for place in held_places(one)}

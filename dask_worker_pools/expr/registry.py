@@ -39,9 +39,23 @@ def install() -> None:
         sys.meta_path.insert(0, _Watch())
 
 
+def after_frames(act: Callable[[], None]) -> None:
+    """Do something as soon as dask.dataframe is imported, or now if it is."""
+    if DATAFRAME in sys.modules:
+        act()
+    else:
+        _waiting.append(act)
+
+
+#: What waits for the import of dask.dataframe.
+_waiting: list[Callable[[], None]] = []
+
+
 def _import_frames() -> None:
     # It registers itself.
     importlib.import_module("dask_worker_pools.expr.frames")
+    while _waiting:
+        _waiting.pop(0)()
 
 
 class _Watch(importlib.abc.MetaPathFinder):
