@@ -16,6 +16,7 @@ from typing import Any
 from dask_worker_pools.expr.conversions import array_to_frame, bag_to_frame, frame_to_bag
 from dask_worker_pools.expr.merging import while_merging
 from dask_worker_pools.expr.registry import after_frames
+from dask_worker_pools.expr.spoken import said_around
 
 Method = Callable[..., Any]
 
@@ -60,6 +61,16 @@ PATCHES: tuple[Patch, ...] = (
         "to_dataframe",
         ("self", "meta", "columns", "optimize_graph"),
         bag_to_frame,
+    ),
+    Patch(
+        "distributed.client:Client",
+        "_graph_to_futures",
+        (
+            *("self", "expr", "keys", "span_metadata", "workers", "allow_other_workers"),
+            *("internal_priority", "user_priority", "resources", "retries", "fifo_timeout"),
+            "actors",
+        ),
+        said_around,
     ),
 )
 
