@@ -88,8 +88,7 @@ class _FrameMarker(Marker, FrameExpr):
         # marker, as it was built or lowered. So does what stands above, where Dask puts the graph
         # together itself.
         graph = super().__dask_graph__()
-        for kind in (FrameInPool, LoweredFrameInPool):
-            name = kind(self.frame, self.place, self.said)._name
+        for name in self.names():
             for key in self.__dask_keys__():
                 graph[name, key[1]] = Alias((name, key[1]), key)
         return graph
