@@ -15,8 +15,11 @@ from typing import Any
 
 from dask_worker_pools import clones
 from dask_worker_pools.delivery import sending
+from dask_worker_pools.expr.conversions import array_to_frame, bag_to_frame, frame_to_bag
 from dask_worker_pools.expr.ignored import warn_if_ignored
+from dask_worker_pools.expr.registry import after_frames
 from dask_worker_pools.expr.sequence import as_graphs, as_one_group
+from dask_worker_pools.expr.spoken import said_around
 from dask_worker_pools.propagate import grouped, hooked
 
 Method = Callable[..., Any]
@@ -26,7 +29,7 @@ Method = Callable[..., Any]
 class Patch:
     """A method of a class of Dask, and what is done around it."""
 
-    owner: str  #: the class, as ``module:name``
+    owner: str  #: the class, as ``module:name``, or the module of a function
     method: str
     parameters: tuple[str, ...]  #: the parameters that the method must have
     around: Callable[..., Any]  #: called with the original method and then its arguments
@@ -64,10 +67,13 @@ def _function(found: Any) -> Any:
 def _to_scheduler(send: Method, client: Any, expr: Any, *args: Any, **kwargs: Any) -> Any:
     """Send a graph to a scheduler, with the code that it needs there."""
     warn_if_ignored(expr)
-    return sending(send, client, expr, *args, **kwargs)
+    with said_around(**kwargs):
+        return sending(send, client, expr, *args, **kwargs)
 
 
 _CLONE = ("self", "keys", "seed", "bind_to")
+_FROM_ARRAY = ("x", "columns", "index", "meta")
+_TO_DATAFRAME = ("self", "meta", "columns", "optimize_graph")
 _GROUPBY = ("self", "grouper", "method", "npartitions", "blocksize", "max_branch", "shuffle")
 _TO_SCHEDULER = (
     "self",
@@ -93,6 +99,13 @@ PATCHES: tuple[Patch, ...] = (
     Patch("dask._expr:_HLGExprSequence", "_tune_down", ("self",), as_one_group),
     Patch("dask.bag:Bag", "groupby", _GROUPBY, grouped),
     Patch("distributed:Client", "_graph_to_futures", _TO_SCHEDULER, _to_scheduler),
+    Patch("dask.bag:Bag", "to_dataframe", _TO_DATAFRAME, bag_to_frame),
+)
+
+#: Those of dask.dataframe, replaced as soon as it is imported.
+FRAME_PATCHES: tuple[Patch, ...] = (
+    Patch("dask.dataframe.io", "from_dask_array", _FROM_ARRAY, array_to_frame),
+    Patch("dask.dataframe.dask_expr.io.bag", "to_bag", ("df", "index", "format"), frame_to_bag),
 )
 
 
@@ -100,3 +113,5 @@ def install() -> None:
     """Replace the methods."""
     for patch in PATCHES:
         patch.apply()
+    for patch in FRAME_PATCHES:
+        after_frames(patch.apply)

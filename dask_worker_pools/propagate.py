@@ -199,7 +199,7 @@ class Hook:
 
     def current_pass(self, clients: frozenset[str] | None) -> Pass:
         """The pass as this thread asked for it, or else as any other did, or another process."""
-        return _current_pass(clients, self.own, self.inherited)
+        return current_pass(clients, self.own, self.inherited)
 
     def __copy__(self) -> Hook:
         return self
@@ -253,7 +253,7 @@ def grouped(original: Callable[..., Any], bag: Any, *args: Any, **kwargs: Any) -
 
 def asked() -> bytes:
     """The pass that is asked for here and now, for `pass_from` in the scheduler."""
-    return _said(_current_pass(client_ids()))
+    return _said(current_pass(client_ids()))
 
 
 def _said(now: Pass) -> bytes:
@@ -288,7 +288,7 @@ def inherited_hook(said: bytes) -> Hook:
     return Hook(inherited=pass_from(said))
 
 
-def _current_pass(
+def current_pass(
     clients: frozenset[str] | None, own: Brought = (), inherited: Pass | None = None
 ) -> Pass:
     """The pass as this thread asked for it, or else as any other did, or another process."""

@@ -21,7 +21,7 @@ from distributed import Client, LocalCluster
 
 import dask_worker_pools
 from dask_worker_pools import LocalPoolCluster, plan_pools, pool, propagate_pools
-from dask_worker_pools.propagate import CONFIG, Hook, _current_pass
+from dask_worker_pools.propagate import CONFIG, Hook, current_pass
 
 COPIES: list[Callable[[Any], Any]] = [
     copy.copy,
@@ -54,11 +54,11 @@ def test_what_is_inherited_keeps_to_what_was_asked_for() -> None:
     with propagate_pools(missing="wait", balance=0.5):
         sent = pickle.dumps(dask.config.config)
     hook = pickle.loads(sent)["array_optimize"]
-    assert _current_pass(None, hook.inherited).options.balance == 0.5
+    assert current_pass(None, hook.inherited).options.balance == 0.5
     again = pickle.loads(pickle.dumps(hook))
-    assert _current_pass(None, again.inherited).options.missing == "wait"
+    assert current_pass(None, again.inherited).options.missing == "wait"
     with propagate_pools(missing="warn"):
-        assert _current_pass(None, hook.inherited).options.missing == "warn"
+        assert current_pass(None, hook.inherited).options.missing == "warn"
 
 
 def test_blocks_begin_and_end_in_an_inherited_configuration() -> None:
@@ -67,8 +67,8 @@ def test_blocks_begin_and_end_in_an_inherited_configuration() -> None:
         config = pickle.loads(pickle.dumps(dask.config.config))
     with dask.config.set(config):
         with propagate_pools(missing="wait"):
-            assert _current_pass(None).options.missing == "wait"
-            assert _current_pass(None).optimizations == {}
+            assert current_pass(None).options.missing == "wait"
+            assert current_pass(None).optimizations == {}
         assert isinstance(dask.config.get("array_optimize"), Hook)
     assert "array_optimize" not in dask.config.config
 

@@ -13,7 +13,7 @@ import pytest
 from tracing import run, source, traced
 
 from dask_worker_pools import pool, propagate_pools
-from dask_worker_pools.propagate import CONFIG, Hook, _current_pass
+from dask_worker_pools.propagate import CONFIG, Hook, current_pass
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +61,9 @@ def test_nested_blocks_end_one_by_one() -> None:
     """An inner block changes the options, and leaving it brings back the outer one's."""
     with propagate_pools(missing="wait"):
         with propagate_pools(missing="warn"):
-            assert _current_pass(None).options.missing == "warn"
+            assert current_pass(None).options.missing == "warn"
         assert is_on()
-        assert _current_pass(None).options.missing == "wait"
+        assert current_pass(None).options.missing == "wait"
     assert not is_on()
 
 
@@ -89,7 +89,7 @@ def test_threads_may_leave_in_any_order() -> None:
     def first() -> None:
         with propagate_pools(missing="wait"):
             entered.set()
-            seen.append(_current_pass(None).options.missing)
+            seen.append(current_pass(None).options.missing)
             second_entered.wait(30)
         first_left.set()
 
@@ -100,7 +100,7 @@ def test_threads_may_leave_in_any_order() -> None:
         with propagate_pools(missing="warn"):
             second_entered.set()
             first_left.wait(30)
-            seen.append((is_on(), _current_pass(None).options.missing))
+            seen.append((is_on(), current_pass(None).options.missing))
         second_left.set()
 
     threads = [threading.Thread(target=target) for target in (first, second)]
@@ -121,14 +121,14 @@ def test_threads_follow_their_own_options() -> None:
     def work(missing: Any) -> None:
         with propagate_pools(missing=missing):
             barrier.wait()
-            seen[missing] = _current_pass(None).options.missing
+            seen[missing] = current_pass(None).options.missing
             barrier.wait()
 
     threads = [threading.Thread(target=work, args=(one,)) for one in ("wait", "warn")]
     for thread in threads:
         thread.start()
     barrier.wait()
-    followed = _current_pass(None).options.missing
+    followed = current_pass(None).options.missing
     barrier.wait()
     for thread in threads:
         thread.join(30)
@@ -143,7 +143,7 @@ def test_asynchronous_tasks_may_interleave() -> None:
         with propagate_pools(missing=missing):
             mine.set()
             await other.wait()
-            return _current_pass(None).options.missing
+            return current_pass(None).options.missing
 
     async def both() -> tuple[str, str]:
         one, two = asyncio.Event(), asyncio.Event()
@@ -163,7 +163,7 @@ def test_users_optimization_set_inside_is_found_by_an_inner_block() -> None:
     with propagate_pools(), dask.config.set(array_optimize=mine):
         with propagate_pools():
             assert is_on()
-            assert _current_pass(None).optimizations == {"array": mine}
+            assert current_pass(None).optimizations == {"array": mine}
         assert dask.config.get("array_optimize") is mine
 
 

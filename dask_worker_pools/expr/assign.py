@@ -9,6 +9,8 @@ from dask._expr import Expr
 from dask_worker_pools.annotations import BLOCKED, check_pool_name
 from dask_worker_pools.errors import ConflictingPools, InvalidType
 from dask_worker_pools.expr.markers import Marker, bare, kind_of, lifted, marker, unmarked
+from dask_worker_pools.expr.planned import walk
+from dask_worker_pools.expr.regions import held_places
 from dask_worker_pools.expr.said import NOTHING, Said
 from dask_worker_pools.travel import travels
 
@@ -58,7 +60,7 @@ def assign_pool(collection: T, name: str | None) -> T:
             f"dask.dataframe, but got {collection!r} of type {type(collection).__name__}. "
             "Build others inside pool().",
         )
-    if isinstance(expr, Marker) and expr.place not in (None, place):
+    if isinstance(expr, Marker) and expr.place not in (None, place) and not _follows(expr):
         pools = sorted({str(expr.place), str(place)})
         raise ConflictingPools(bare(expr)._name, type(expr.frame).__name__, pools)
     frame, before = (expr.frame, expr.said) if isinstance(expr, Marker) else (expr, NOTHING)
@@ -67,3 +69,8 @@ def assign_pool(collection: T, name: str | None) -> T:
     without_pool = (bare(one, names) for one in unmarked(frame))
     new = marker(kind, below, place, before | said | Said.pinned(*without_pool))
     return type(collection)(new)  # type: ignore[call-arg]
+
+
+def _follows(expr: Marker) -> bool:
+    """Whether a frame is where the delayed objects or the graph are that it is made of."""
+    return not expr.said.pins and any(map(held_places, walk([expr.frame])))

@@ -28,6 +28,11 @@ def is_frame(expr: Any) -> bool:
     return isinstance(expr, _frames("Expr"))
 
 
+def is_graph(expr: Any) -> bool:
+    """Whether an expression holds a graph that was written before, task by task."""
+    return type(expr).__name__ == "FromGraph"
+
+
 def is_shuffle(expr: Any) -> bool:
     """Whether an expression is a shuffle by tasks, in several steps."""
     return isinstance(expr, _frames("SimpleShuffle", "_shuffle"))

@@ -8,6 +8,7 @@ from typing import Any
 import dask
 
 from dask_worker_pools.annotations import SIZE_KEY, check_nbytes
+from dask_worker_pools.expr.blocks import is_graph
 from dask_worker_pools.expr.markers import (
     Marker,
     bare,
@@ -18,8 +19,8 @@ from dask_worker_pools.expr.markers import (
     unmarked,
 )
 from dask_worker_pools.expr.pins import pinned
-from dask_worker_pools.expr.places import Place, inside, place_in, single_place
-from dask_worker_pools.expr.regions import delayed_places
+from dask_worker_pools.expr.places import Place, place_in, single_place
+from dask_worker_pools.expr.regions import held_places
 from dask_worker_pools.expr.said import Said, is_source, source_name
 from dask_worker_pools.expr.went import remembered
 
@@ -39,7 +40,7 @@ def built(kind: type[Any]) -> Callable[[Any], Any]:
         if markers:
             return floated(expr, kind, root=True)
         # Dask's optimiser computes parts of an expression, which may have markers further down.
-        if inside() is None and has_marker(expr):
+        if has_marker(expr):
             return marker(kind, expr, None)
         if places := _inherited(expr):
             return marker(kind, expr, single_place(places))
@@ -65,9 +66,11 @@ def _declared(expr: Any) -> tuple[tuple[str, float], ...]:
 
 def _inherited(expr: Any) -> set[Place]:
     """Where what a frame is made of lies: data in memory, or delayed objects."""
-    if type(expr).__name__ == "FromGraph":
+    if is_graph(expr):
+        if places := held_places(expr):
+            return places
         names = {key[0] for key in expr.operand("keys")}
         return {place for name in names for place in remembered(name)}
     # The frame that is made of delayed objects, or what makes its texts Arrow's.
     inner = [one for step in expr.dependencies() for one in (step, *step.dependencies())]
-    return {place for one in inner for place in delayed_places(one)}
+    return {place for one in inner for place in held_places(one)}

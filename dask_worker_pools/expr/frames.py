@@ -16,6 +16,7 @@ from dask.typing import Key
 from dask_worker_pools.expr.again import marked_again
 from dask_worker_pools.expr.layer import sent
 from dask_worker_pools.expr.markers import KINDS, Marker, bare, marker
+from dask_worker_pools.expr.merging import merging
 from dask_worker_pools.expr.places import within
 from dask_worker_pools.expr.registry import register
 from dask_worker_pools.travel import ByValue
@@ -47,7 +48,13 @@ class _FrameMarker(Marker, FrameExpr):
 
     @property
     def unique_partition_mapping_columns_from_shuffle(self) -> Any:
-        return self.frame.unique_partition_mapping_columns_from_shuffle
+        # Of some renamed columns Dask fails to tell it, or tells it of no column: it rewrites them
+        # before it asks, and cannot do so across a marker. To know nothing costs one more shuffle.
+        try:
+            found = self.frame.unique_partition_mapping_columns_from_shuffle
+        except (KeyError, TypeError, ValueError):
+            return set()
+        return {columns for columns in found or () if columns is not None}
 
     def _divisions(self) -> Any:
         # Dask computes the quantiles for an index here.
@@ -56,7 +63,8 @@ class _FrameMarker(Marker, FrameExpr):
 
     def optimize(self, **options: Any) -> Any:  # type: ignore[override]
         result = super().optimize(**options)
-        result.__dict__["optimized"] = True
+        if merging():
+            result.__dict__["merged"] = True
         return result
 
     def _tune_up(self, parent: Any) -> Any:
@@ -73,6 +81,19 @@ class _FrameMarker(Marker, FrameExpr):
     def _task(self, key: Key, index: int) -> Any:
         return Alias(key, (self.frame._name, index))
 
+    def __dask_graph__(self) -> Any:
+        return super().__dask_graph__() if "merged" in self.__dict__ else self._layer()
+
+    def _layer(self) -> Any:
+        # People look for partitions under the name that a collection shows, which is that of its
+        # marker, as it was built or lowered. So does what stands above, where Dask puts the graph
+        # together itself.
+        graph = super().__dask_graph__()
+        for name in self.names():
+            for key in self.__dask_keys__():
+                graph[name, key[1]] = Alias((name, key[1]), key)
+        return graph
+
 
 class FrameInPool(_FrameMarker, Blockwise):
     """A frame in a pool, as it was built: to Dask, one more blockwise step."""
@@ -83,16 +104,6 @@ class FrameInPool(_FrameMarker, Blockwise):
 
 class LoweredFrameInPool(_FrameMarker):
     """A frame in a pool, lowered: not blockwise, so that fusion stops here."""
-
-    def __dask_graph__(self) -> Any:
-        graph = super().__dask_graph__()
-        if "optimized" in self.__dict__:
-            return graph
-        # Dask looks for a frame's partitions under the name of the collection as it was built.
-        name = FrameInPool(self.frame, self.place, self.said)._name
-        for key in self.__dask_keys__():
-            graph[name, key[1]] = Alias((name, key[1]), key)
-        return graph
 
     def __reduce__(self) -> Any:
         return sent(self, bare(self))  # it is on its way to a scheduler

@@ -18,9 +18,11 @@ from dask._expr import Expr, HLGExpr
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
+from dask_worker_pools.annotations import SIZE_KEY, WEIGHT_KEY, Annotations, annotations_by_key
 from dask_worker_pools.expr.places import LIVE
 from dask_worker_pools.expr.planned import Placed, PlannedLayer
 from dask_worker_pools.expr.went import remember
+from dask_worker_pools.marks import SOURCE, Mark, marked
 from dask_worker_pools.propagate import asked, is_on
 from dask_worker_pools.sizes import FRAME
 from dask_worker_pools.travel import ByValue
@@ -46,8 +48,14 @@ class PlacedLayer(MaterializedLayer):
 
     @property
     def mapping(self) -> Mapping[Key, Any]:  # type: ignore[override]
-        """The tasks."""
-        return self._opened.mapping
+        """The tasks, each with its pin: people copy them into graphs of their own."""
+        return self._marked
+
+    @cached_property
+    def _marked(self) -> Mapping[Key, Any]:
+        tasks: Mapping[Key, Any] = self._opened.mapping
+        said = annotations_by_key(self._opened.annotations, tasks)
+        return {**tasks, **{key: marked(tasks[key], _mark(own)) for key, own in said}}
 
     @property
     def annotations(self) -> Mapping[str, Any] | None:
@@ -62,15 +70,23 @@ class PlacedLayer(MaterializedLayer):
         """Add a task; Dask does so when it makes an array of a frame."""
         self.placed.added[key] = task
         self.__dict__.pop("_opened", None)
+        self.__dict__.pop("_marked", None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not is_on():
-            return MaterializedLayer, (self.mapping,)
+            return MaterializedLayer, (self._opened.mapping,)
         if dask.config.get("dask-expr-no-serialize", False):  # Dask's switch for its own tests
             opened = self._opened
             return MaterializedLayer, (opened.mapping, opened.annotations)
         state = tuple(getattr(self.placed, one.name) for one in fields(self.placed))
         return ByValue(PlannedLayer.arrive), (asked(), *state)
+
+
+def _mark(own: Annotations) -> Mark:
+    """The mark of a task with annotations: what was said of it, and what is known of its output."""
+    known = {name: own[name] for name in (SIZE_KEY, WEIGHT_KEY) if name in own}
+    said = {name: value for name, value in own.items() if name not in known}
+    return said, {**known, SOURCE: "rows"} if known else known
 
 
 def sent(expr: Any, plain: Expr) -> tuple[Any, ...]:

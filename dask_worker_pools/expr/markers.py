@@ -93,6 +93,8 @@ class Marker:
         result: Any = self
         if frame._name != self.frame._name or (kind and not isinstance(self, kind)):
             result = marker(kind or type(self), frame, self.place, self.said)
+            if kind:
+                result.__dict__["before"] = self
         done[self._name] = result
         return result
 
@@ -115,6 +117,15 @@ class Marker:
         return marker(type(self), *lifted(parent, None)) if root else None
 
     # --- the graph
+
+    def names(self) -> set[str]:
+        """The names that it has, and had before it was lowered if Dask's own stayed the same."""
+        name = bare(self)._name
+        found, one = {self._name}, self.__dict__.get("before")
+        while one is not None and bare(one)._name == name:
+            found.add(one._name)
+            one = one.__dict__.get("before")
+        return found
 
     @property
     def layer(self) -> MaterializedLayer:

@@ -24,7 +24,14 @@ from dask.typing import Key
 from dask_worker_pools.annotations import SIZE_KEY, WEIGHT_KEY, Annotations
 from dask_worker_pools.edges import toposort
 from dask_worker_pools.errors import NoSuchPool
-from dask_worker_pools.expr.blocks import block_inputs, is_frame, is_shuffle, refused, stand_in
+from dask_worker_pools.expr.blocks import (
+    block_inputs,
+    is_frame,
+    is_graph,
+    is_shuffle,
+    refused,
+    stand_in,
+)
 from dask_worker_pools.expr.blocks import written as written_out
 from dask_worker_pools.expr.places import Place, annotations_of
 from dask_worker_pools.fusion import Tasks as Result
@@ -44,7 +51,7 @@ class Placed:
     exprs: list[Any]
     places: dict[str, Place]  #: by the names of expressions; those without are absent
     said: dict[Key, Annotations]  #: what was said of single tasks of `delayed`
-    delayed: set[str]  #: names of the expressions that hold delayed objects
+    delayed: set[str]  #: names of the expressions that hold delayed objects, or graphs with pools
     nbytes: dict[str, float]  #: bytes of a partition, by the names of expressions
     weights: dict[str, float]  #: or else the partitions of sources that it is guessed to hold
     added: Tasks = field(default_factory=dict)  #: more tasks
@@ -77,8 +84,14 @@ class Placed:
             if is_shuffle(expr) and not own.keys().isdisjoint((SIZE_KEY, WEIGHT_KEY)):
                 return _steps_of_shuffle(expr, tasks, own)
             return dict.fromkeys(tasks, own) if own else {}
-        # The delayed objects inside have pools of their own.
-        return {key: own if name_of(key) == expr._name else self.said.get(key, {}) for key in tasks}
+        # The tasks inside have pools of their own; those that make the partitions may have none.
+        outputs = set(expr.operand("keys")) if is_graph(expr) else set()
+        return {
+            key: own
+            if name_of(key) == expr._name or (key in outputs and key not in self.said)
+            else self.said.get(key, {})
+            for key in tasks
+        }
 
     def fixed(self) -> dict[str, str]:
         """The pools of the expressions whose tasks need no plan, by name."""

@@ -12,12 +12,20 @@ from math import isfinite
 from typing import Any
 
 from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph, Layer
 from dask.typing import Key
 
 from dask_worker_pools import placement
-from dask_worker_pools.annotations import BLOCKED, Annotations, annotations_by_key
+from dask_worker_pools.annotations import (
+    BLOCKED,
+    Annotations,
+    annotations_by_key,
+    is_planned,
+    said_inside,
+)
 from dask_worker_pools.edges import toposort
-from dask_worker_pools.expr.blocks import is_frame
+from dask_worker_pools.expr.blocks import is_frame, is_graph
+from dask_worker_pools.expr.locks import unlock
 from dask_worker_pools.expr.markers import Marker, bare
 from dask_worker_pools.expr.pins import declared_sizes
 from dask_worker_pools.expr.places import LIVE, Place, place_in
@@ -25,10 +33,12 @@ from dask_worker_pools.expr.planned import Placed, walk
 from dask_worker_pools.expr.rows import PARTITION, Estimates
 from dask_worker_pools.expr.said import is_loaded
 from dask_worker_pools.graph import as_high_level
+from dask_worker_pools.marks import mark_of
 
 
 def placed(exprs: Iterable[Any]) -> Placed:
     """Lowered expressions with markers as bare ones and the place of each."""
+    unlock()  # before they are sent to a scheduler, which may be in this process
     marked = list(exprs)
     names: dict[str, Any] = {}
     plain = [bare(expr, names) for expr in marked]
@@ -37,11 +47,13 @@ def placed(exprs: Iterable[Any]) -> Placed:
     places = _grown(plain, found)
     if apart := _better_apart(plain, found, places, declared):
         places = _grown(plain, found, apart)
-    holders = [expr for expr in walk(plain) if _delayed(expr)]
     said: dict[Key, Annotations] = {}
-    for expr in holders:
-        said |= delayed_annotations(expr)
-    delayed = {expr._name for expr in holders}
+    delayed: set[str] = set()
+    for expr in walk(plain):
+        held = held_annotations(expr)
+        if held or _delayed(expr):
+            said |= held
+            delayed.add(expr._name)
     sizes = _sizes(plain, places, declared)
     return Placed(plain, places, said, delayed, *sizes)
 
@@ -158,17 +170,32 @@ def _delayed(expr: Any) -> list[Delayed]:
     return [operand for operand in expr.operands if isinstance(operand, Delayed)]
 
 
-def delayed_annotations(expr: Any) -> dict[Key, Annotations]:
-    """What was said of the delayed objects that an expression holds."""
+def held_annotations(expr: Any) -> dict[Key, Annotations]:
+    """What was said of single tasks of the graphs that an expression holds."""
     said: dict[Key, Annotations] = {}
     for one in _delayed(expr):
-        for layer in as_high_level(one.__dask_graph__()).layers.values():
-            said.update(annotations_by_key(layer.annotations, layer.keys()))
+        said |= _layer_annotations(as_high_level(one.__dask_graph__()))
+    if is_graph(expr):
+        graph = expr.operand("layer")
+        if isinstance(graph, HighLevelGraph):
+            said |= _layer_annotations(as_high_level(graph))
+        elif isinstance(graph, Layer):
+            said |= dict(annotations_by_key(graph.annotations, graph.keys()))
+        marks = ((key, mark_of(task)) for key, task in dict(graph).items())
+        said |= {key: said_inside(mark[0], said.get(key, {})) for key, mark in marks if mark}
     return said
 
 
-def delayed_places(expr: Any) -> set[Place]:
-    """The places of the delayed objects that an expression holds; empty if nothing was said."""
-    delayed = _delayed(expr)
-    said = delayed_annotations(expr) if delayed else {}
-    return {place_in(said.get(one.key, {})) for one in delayed} if said else set()
+def _layer_annotations(graph: HighLevelGraph) -> dict[Key, Annotations]:
+    said: dict[Key, Annotations] = {}
+    for layer in graph.layers.values():
+        said.update(annotations_by_key(layer.annotations, layer.keys()))
+    return said
+
+
+def held_places(expr: Any) -> set[Place]:
+    """The places of what an expression takes from the graphs it holds; empty if nothing is said."""
+    said = held_annotations(expr)
+    keys = expr.operand("keys") if is_graph(expr) else [one.key for one in _delayed(expr)]
+    own = [said.get(key, {}) for key in keys]
+    return {None if is_planned(one) else place_in(one) for one in own} if said else set()

@@ -7,6 +7,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -15,9 +16,11 @@ import dask
 from dask._dispatch import get_collection_type
 from dask.utils import is_arraylike
 
-from dask_worker_pools.annotations import POOL_KEY
+from dask_worker_pools.annotations import Annotations, without_pool
+from dask_worker_pools.expr.blocks import is_graph
 from dask_worker_pools.expr.build import built
 from dask_worker_pools.expr.markers import Marker, bare
+from dask_worker_pools.expr.places import inside, place_in
 
 DATAFRAME = "dask.dataframe"
 
@@ -39,9 +42,23 @@ def install() -> None:
         sys.meta_path.insert(0, _Watch())
 
 
+def after_frames(act: Callable[[], None]) -> None:
+    """Do something as soon as dask.dataframe is imported, or now if it is."""
+    if DATAFRAME in sys.modules:
+        act()
+    else:
+        _waiting.append(act)
+
+
+#: What waits for the import of dask.dataframe.
+_waiting: list[Callable[[], None]] = []
+
+
 def _import_frames() -> None:
     # It registers itself.
     importlib.import_module("dask_worker_pools.expr.frames")
+    while _waiting:
+        _waiting.pop(0)()
 
 
 class _Watch(importlib.abc.MetaPathFinder):
@@ -103,9 +120,22 @@ class Marking:
             new = self.mark(expr)
             if isinstance(new, Marker) and is_arraylike(meta) and not isinstance(make, type):
                 new = _ForArray(new)
-            # Dask warns that it ignores annotations. It hears of others than pools only.
-            if dask.get_annotations().keys() <= {POOL_KEY, "resources", "nbytes"}:
-                return contextvars.Context().run(make, new)
-            return make(new)
+            if new is expr and not place_in(dask.get_annotations()):
+                return make(new)
+            if inside() == () and not isinstance(expr, Marker) and not is_graph(expr):
+                _warn_forgotten(without_pool(dask.get_annotations()))
+            # Dask would warn that it ignores pools.
+            return contextvars.Context().run(make, new)
 
         return marked
+
+
+def _warn_forgotten(annotations: Annotations) -> None:
+    if annotations:
+        warnings.warn(
+            f"The annotations {annotations} are forgotten, as dask.dataframe keeps none while a "
+            "frame is built. Say them around the computation, where they hold for all tasks: "
+            "with dask.annotate(…): frame.compute().",
+            UserWarning,
+            stacklevel=4,
+        )

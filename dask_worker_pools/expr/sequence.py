@@ -11,6 +11,7 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 from dask_worker_pools.expr.layer import PlacedLayer, sent
 from dask_worker_pools.expr.markers import Marker, bare
+from dask_worker_pools.expr.merging import while_merging
 from dask_worker_pools.expr.pins import settled
 from dask_worker_pools.expr.planned import Placed
 from dask_worker_pools.expr.regions import placed
@@ -63,7 +64,7 @@ def as_graphs(original: Callable[..., Any], sequence: _ExprSequence) -> Any:
     """
     operands = sequence.operands
     if not any(map(_is_hooked, operands)) or not all(isinstance(op, Expr) for op in operands):
-        return original(sequence)
+        return while_merging(original, sequence)
     frames = iter(settled(op for op in operands if not isinstance(op, HLGExpr)))
     return _HLGExprSequence(
         *(op if isinstance(op, HLGExpr) else _as_graph(next(frames)) for op in operands)
