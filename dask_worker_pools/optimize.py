@@ -415,10 +415,9 @@ def _with_marks(told: ToldSizes, marks: Mapping[Key, Annotations], tasks: TaskGr
     sources: defaultdict[str, set[str]] = defaultdict(set)
     for chunk in tasks.edges.chunks:
         for number, key in zip(chunk.numbers, chunk.keys_in_order() if chunk.marks else ()):
-            if key in chunk.marks:
-                known = chunk.marks[key][1]
+            if known := marks.get(key):
                 nbytes[number] = known.get(SIZE_KEY)
-                sources[chunk.layer].add(known.get(SOURCE, "unknown"))
+                sources[chunk.layer].add(known[SOURCE])
                 if weights:
                     weights[number] = known.get(WEIGHT_KEY)
             else:
@@ -520,11 +519,16 @@ def _without_aliases(result: Tasks, outputs: Collection[Key]) -> None:
 
 def _marked(layer: MaterializedLayer, plan: Plan) -> MaterializedLayer:
     """The layer with tasks that carry what is known of them, for when they are planned again."""
-    sizes = {key: (size, plan.sources[plan.layer_of[key]]) for key, size in plan.sizes.items()}
+    sizes = {
+        key: (size, plan.sources[plan.layer_of[key]])
+        for key, size in plan.sizes.items()
+        if key in plan.layer_of
+    }
     alike: dict[Any, Annotations] = {}  # equal ones are one object, to save memory
 
     def known_of(key: Key) -> Annotations:
-        size, source = sizes.get(key, (None, None))
+        # Tasks that were not looked at, as the expressions of frames inside one pool, may be later.
+        size, source = sizes.get(key, (None, "unknown" if key in plan.layer_of else None))
         weight = plan.weights.get(key)
         told = {SIZE_KEY: size, SOURCE: source, WEIGHT_KEY: weight}
         known = {name: value for name, value in told.items() if value is not None}
