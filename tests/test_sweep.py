@@ -245,13 +245,13 @@ def names_of(kind: str) -> list[Name]:
     return [(kind, name) for name in TABLES[kind].operations]
 
 
-def turns(names: list[Name], number: int) -> Iterator[tuple[str, list[Name]]]:
+def turns(names: list[Name], number: int = 0, every: int = 1) -> Iterator[tuple[str, list[Name]]]:
     """Each placement with the operations that are tried there on the path of this number.
 
-    Each operation goes through every path in one of the placements, or, if the environment asks
-    for it, in all of them.
+    Each operation goes through one path of `every` so many, in one of the placements; if the
+    environment asks for it, through each path in all placements.
     """
-    step = 1 if EVERYTHING else len(PLACEMENTS)
+    step = 1 if EVERYTHING else every * len(PLACEMENTS)
     for i, places in enumerate(PLACEMENTS):
         yield places, names[(i + number) % step :: step]
 
@@ -291,9 +291,9 @@ def test_local(kind: str, path: str) -> None:
 @pytest.mark.parametrize("path", [name for name, path in PATHS.items() if path.cluster])
 @pytest.mark.parametrize("kind", TABLES)
 def test_cluster(client: Client, kind: str, path: str) -> None:
-    """On a cluster, every operation has plain Dask's value on every path, and runs in pools."""
+    """On a cluster, operations have plain Dask's values on every path, and run in pools."""
     wrong: list[str] = []
-    for places, names in turns(names_of(kind), [*PATHS].index(path)):
+    for places, names in turns(names_of(kind), [*PATHS].index(path), every=2):
         with clusters.record_executions(client) as ran:
             wrong += sweep(names, places, PATHS[path])
         wrong += in_pools(ran, places)
@@ -305,7 +305,7 @@ def test_kinds_at_once(client: Client, places: str) -> None:
     """Collections of all kinds that are computed at once come back each in its place."""
     tables = [names_of(kind) for kind in TABLES]
     mixed = [name for row in zip_longest(*tables) for name in row if name is not None]
-    names = dict(turns(mixed, 0))[places]
+    names = dict(turns(mixed))[places]
     with clusters.record_executions(client) as ran:
         wrong = sweep(names, places, Path(compute, at_once=15))
     check(wrong + in_pools(ran, places))
