@@ -48,7 +48,7 @@ PLACEMENTS = {
 EVERYTHING = "SWEEP_EVERYTHING" in os.environ
 
 #: Takes collections, and returns their values.
-Way = Callable[[list[Any]], Sequence[Any]]
+Way = Callable[[list[Any]], Any]
 #: Operations by kind and name, such as ("arrays", "add").
 Name = tuple[str, str]
 
@@ -56,7 +56,7 @@ Name = tuple[str, str]
 # --- paths
 
 
-def by_pieces(xs: list[Any]) -> Sequence[Any]:
+def by_pieces(xs: list[Any]) -> Any:
     """Values that are computed as delayed objects, as far as there is such a thing."""
     return [*map(joined, xs, dask.compute(*map(pieces, xs)))]
 
@@ -80,13 +80,13 @@ def joined(x: Any, parts: Any) -> Any:
     return parts
 
 
-def by_client(xs: list[Any]) -> Sequence[Any]:
+def by_client(xs: list[Any]) -> Any:
     """Values of `Client.compute`."""
     client = get_client()
     return client.gather(client.compute(xs))
 
 
-def persisted_by_client(xs: list[Any]) -> Sequence[Any]:
+def persisted_by_client(xs: list[Any]) -> Any:
     """Values of `Client.persist`."""
     client = get_client()
     return client.gather(client.compute(client.persist(xs)))
@@ -102,17 +102,17 @@ class Path:
     at_once: int = 20  #: operations that are computed together
 
 
-def compute(xs: list[Any]) -> Sequence[Any]:
+def compute(xs: list[Any]) -> Any:
     """Values of all collections at once."""
     return dask.compute(*xs)
 
 
-def compute_persisted(xs: list[Any]) -> Sequence[Any]:
+def compute_persisted(xs: list[Any]) -> Any:
     """Values of what `dask.persist` returns."""
     return dask.compute(*dask.persist(*xs))
 
 
-def compute_optimized(xs: list[Any]) -> Sequence[Any]:
+def compute_optimized(xs: list[Any]) -> Any:
     """Values of what `dask.optimize` returns; of dataframes, what their own method does.
 
     Plain Dask cannot compute what it fused there, such as ``frame.shift(1).optimize()``.
@@ -235,7 +235,7 @@ def assert_same(got: Any, want: Any) -> None:
     elif isinstance(want, np.ndarray | np.generic | float):
         assert np.asarray(got).dtype == np.asarray(want).dtype
         np.testing.assert_array_equal(np.ma.getmaskarray(got), np.ma.getmaskarray(want))
-        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(got, np.ma.asanyarray(want), rtol=1e-12, atol=1e-12)
     else:
         assert got == want, f"{got} is not {want}"
 
