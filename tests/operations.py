@@ -251,7 +251,13 @@ ARRAYS: dict[str, Operation] = {
         lambda b: b.sum(axis=1), drop_axis=1, dtype=float
     ),
     "blockwise": lambda x, y: da.blockwise(
-        lambda a, b: sum(a).sum(axis=1) + b[0].sum(axis=1), "i", x, "ij", y, "ij", dtype=float
+        lambda a, b: np.sum(a, axis=0).sum(axis=1) + b[0].sum(axis=1),
+        "i",
+        x,
+        "ij",
+        y,
+        "ij",
+        dtype=float,
     ),
     "apply_gufunc": lambda x, y: da.apply_gufunc(
         lambda a, b: (a * b).sum(axis=-1), "(i),(i)->()", x.rechunk((6, 8)), y.rechunk((6, 8))
