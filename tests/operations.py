@@ -64,7 +64,7 @@ VALUES = (np.arange(96.0) * 37 % 101).reshape(12, 8)
 OTHERS = (np.arange(96.0) * 53 % 97).reshape(12, 8)
 
 
-def loaded(values: Any, chunks: Any) -> da.Array:
+def loaded(values: Any, chunks: Any) -> Any:
     """An array whose chunks are made by tasks."""
 
     def load(block_info: Any = None) -> Any:
@@ -110,7 +110,8 @@ def written_to_zarr(x: Any, **kwargs: Any) -> Any:
     def read(done: Any, path: str) -> Any:
         import zarr
 
-        return zarr.open(path, mode="r")[:]
+        opened: Any = zarr.open(path, mode="r")
+        return opened[:]
 
     path = new_path("x.zarr")
     return delayed(read)(x.to_zarr(path, compute=False, **kwargs), path)
@@ -125,12 +126,12 @@ def new_path(name: str) -> str:
     return str(directory / uuid4().hex / name)
 
 
-def one_dimension(x: da.Array) -> da.Array:
+def one_dimension(x: da.Array) -> Any:
     """The first column."""
     return x[:, 0]
 
 
-def in_pieces(x: da.Array) -> da.Array:
+def in_pieces(x: da.Array) -> Any:
     """The array made anew of its chunks, as delayed objects."""
     rows = [
         [da.from_delayed(part, (6, 4), float) for part in row] for row in x.to_delayed().tolist()
@@ -250,7 +251,13 @@ ARRAYS: dict[str, Operation] = {
         lambda b: b.sum(axis=1), drop_axis=1, dtype=float
     ),
     "blockwise": lambda x, y: da.blockwise(
-        lambda a, b: sum(a).sum(axis=1) + b[0].sum(axis=1), "i", x, "ij", y, "ij", dtype=float
+        lambda a, b: np.sum(a, axis=0).sum(axis=1) + b[0].sum(axis=1),
+        "i",
+        x,
+        "ij",
+        y,
+        "ij",
+        dtype=float,
     ),
     "apply_gufunc": lambda x, y: da.apply_gufunc(
         lambda a, b: (a * b).sum(axis=-1), "(i),(i)->()", x.rechunk((6, 8)), y.rechunk((6, 8))
@@ -441,7 +448,7 @@ LABELLED: dict[str, Operation] = {
 def bags(places: Places) -> tuple[db.Bag, db.Bag]:
     """24 numbers in four partitions, and 12 pairs in three; the graph holds the first."""
 
-    def held(first: int, last: int) -> db.Bag:
+    def held(first: int, last: int) -> Any:
         return db.from_sequence(range(first, last), npartitions=(last - first) // 6)
 
     x = first_input(places, held, db.concat, 24)

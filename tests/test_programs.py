@@ -102,7 +102,7 @@ GRID = np.arange(24.0).reshape(6, 4)
 Made = Callable[..., Any]
 
 
-def array_source(read: Made, name: str) -> da.Array:
+def array_source(read: Made, name: str) -> Any:
     """An array of 6 × 4 in four chunks, one read each."""
 
     def block(block_id: Any = None) -> Any:
@@ -123,7 +123,7 @@ def delayed_part(read: Made, name: str) -> Any:
     return delayed(read)(0, dask_key_name=name)
 
 
-def bag_source(read: Made, name: str) -> db.Bag:
+def bag_source(read: Made, name: str) -> Any:
     """A bag of two partitions of three numbers."""
     parts = [delayed(read)(i, dask_key_name=f"{name}-{i}") for i in range(2)]
     return db.from_delayed(parts)
