@@ -66,14 +66,8 @@ def optimize_by(
     ----------
     function : callable
         The optimisation, ``function(graph, keys)``.
-    graph : HighLevelGraph
-        The graph as Dask built it.
-    tasks : KeyedTasks
-        The part of it that `outputs` need.
-    pools : mapping
-        Where each task runs.
-    outputs : collection of keys
-        Keys that must be in the result.
+    graph, tasks, pools, outputs
+        As for `fuse`.
     """
     returned = function(_in_pools(graph, tasks, pools), list(outputs))
     if isinstance(returned, Mapping):

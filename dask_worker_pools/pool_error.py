@@ -23,7 +23,17 @@ class PoolError(Exception, metaclass=Travels):
 
 
 class _Refused(PoolError):
-    """An argument, an option or a setting that cannot be used."""
+    """An argument, an option or a setting that cannot be used.
+
+    Attributes
+    ----------
+    argument : str
+        What it was said for.
+    value : object
+        What was said.
+    problem : str
+        What is wrong with it, and what to say instead.
+    """
 
     fields = ("argument", "value", "problem")
 
@@ -42,28 +52,8 @@ class _Refused(PoolError):
 
 
 class InvalidValue(_Refused, ValueError):
-    """An argument, an option or a setting has a value that it cannot have.
-
-    Attributes
-    ----------
-    argument : str
-        What it was said for.
-    value : object
-        What was said.
-    problem : str
-        What is wrong with it, and what to say instead.
-    """
+    """An argument, an option or a setting has a value that it cannot have."""
 
 
 class InvalidType(_Refused, TypeError):
-    """An argument, an option or a setting is of a type that it cannot have.
-
-    Attributes
-    ----------
-    argument : str
-        What it was said for.
-    value : object
-        What was said.
-    problem : str
-        What is wrong with it, and what to say instead.
-    """
+    """An argument, an option or a setting is of a type that it cannot have."""

@@ -17,10 +17,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 from dask import delayed
-from dask.base import DaskMethodsMixin
-from dask.highlevelgraph import HighLevelGraph
-from dask.threaded import get as threaded_get
 from distributed import Client, wait
+from foreign import Table
 
 from dask_worker_pools import plan_pools, pool, propagate_pools
 
@@ -148,46 +146,14 @@ def test_a_kind_twice(kinds: tuple[str, ...]) -> None:
     assert list(map(str, results)) == list(map(str, expected))
 
 
-class Line(DaskMethodsMixin):
-    """A collection that is optimised in its own way, or not at all."""
-
-    __dask_scheduler__ = staticmethod(threaded_get)
-    __dask_optimize__: Any = None
-
-    def __init__(self, graph: Any, name: str, length: int) -> None:
-        self.graph, self.name, self.length = graph, name, length
-
-    def __dask_graph__(self) -> Any:
-        return self.graph
-
-    def __dask_keys__(self) -> list[Any]:
-        return [(self.name, i) for i in range(self.length)]
-
-    def __dask_layers__(self) -> tuple[str, ...]:
-        return (self.name,)
-
-    def __dask_tokenize__(self) -> str:
-        return self.name
-
-    def __dask_postcompute__(self) -> Any:
-        return list, ()
-
-    def __dask_postpersist__(self) -> Any:
-        return Line, (self.name, self.length)
-
-
 @pytest.mark.parametrize("first", [True, False])
 def test_a_collection_without_optimisation(first: bool) -> None:
     """A collection that wants no optimisation keeps its place beside others."""
-    numbers = db.range(4, npartitions=2)
-    line = Line(HighLevelGraph({"line": dict(numbers.dask)}, {"line": set()}), numbers.name, 2)
-    text = delayed(str)("text")
-    asked, expected = [line, text], [[[0, 1], [2, 3]], "text"]
-    if not first:
-        asked, expected = asked[::-1], expected[::-1]
+    table, text = Table.of(da.arange(4, chunks=2), None), delayed(str)("text")
     with propagate_pools():
-        results = dask.compute(*asked, scheduler="sync")
-    assert [list(map(list, r)) if isinstance(r, list) else r for r in results] == expected
+        results = dask.compute(*((table, text) if first else (text, table)), scheduler="sync")
+    array, string = results if first else results[::-1]
+    assert (list(array), string) == ([0, 1, 2, 3], "text")
 
 
 def test_all_is_planned_together() -> None:
