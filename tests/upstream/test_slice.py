@@ -15,7 +15,7 @@ from suites import BY_NAME, FRAMES
 SLICE = (
     ("dask.dataframe", "one", (f"{FRAMES}/tests/test_predicate_pushdown.py",)),
     ("dask.array", "alternating", ("dask/array/tests/test_slicing.py",)),
-    ("dask.bag", "alternating", ("dask/bag/tests/test_bag.py",)),
+    ("dask.bag", "alternating", ("dask/bag/tests/test_random.py",)),
     ("dask.delayed", "alternating", ("dask/tests/test_delayed.py",)),
     ("dask.highgraph", "one", BY_NAME["dask.highgraph"].tests),
     ("xarray", "alternating", ("xarray/tests/test_dask.py",)),
