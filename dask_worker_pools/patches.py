@@ -76,10 +76,10 @@ PATCHES: tuple[Patch, ...] = (
 
 #: Those of dask.dataframe, replaced as soon as it is imported.
 FRAME_PATCHES: tuple[Patch, ...] = (
-    Patch("dask.dataframe.io", "from_dask_array", ("x", "columns", "index", "meta"), array_to_frame),
     Patch(
-        "dask.dataframe.dask_expr.io.bag", "to_bag", ("df", "index", "format"), frame_to_bag
+        "dask.dataframe.io", "from_dask_array", ("x", "columns", "index", "meta"), array_to_frame
     ),
+    Patch("dask.dataframe.dask_expr.io.bag", "to_bag", ("df", "index", "format"), frame_to_bag),
 )
 
 

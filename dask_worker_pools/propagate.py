@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import cloudpickle
@@ -172,7 +172,7 @@ class Hook:
 
     def __call__(self, graph: Mapping[Key, Any], keys: Any, **kwargs: Any) -> HighLevelGraph:
         """Run the pass in this process."""
-        return current_pass(None)(graph, keys, **kwargs)
+        return _current_pass(None)(graph, keys, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ByValue(pass_from), (asked(),)
@@ -189,7 +189,7 @@ class Hook:
 
 def asked() -> bytes:
     """The pass that is asked for here and now, for `pass_from` in the scheduler."""
-    now = current_pass(client_ids())
+    now = _current_pass(client_ids())
     options = {f.name: getattr(now.options, f.name) for f in fields(Options)}
     said: bytes = cloudpickle.dumps((options, now.optimizations, now.surrounding, now.clients))
     return said
@@ -201,7 +201,7 @@ def pass_from(said: bytes) -> Pass:
     return Pass(Options(**options), *rest)
 
 
-def current_pass(clients: frozenset[str] | None) -> Pass:
+def _current_pass(clients: frozenset[str] | None) -> Pass:
     """The pass as this thread asked for it, or else as any other did."""
     with _lock:
         own = [one for one in _own.get() if one in _on]
@@ -210,6 +210,11 @@ def current_pass(clients: frozenset[str] | None) -> Pass:
     if not active:  # built inside the block, used after it
         return Pass(surrounding=surrounding, clients=clients)
     return Pass(active[0].options, active[0].optimizations, surrounding, clients)
+
+
+def pass_here() -> Pass:
+    """The pass for a graph that stays in this process, whatever is said around."""
+    return replace(_current_pass(None), surrounding={})
 
 
 def is_on() -> bool:

@@ -7,7 +7,9 @@ import pytest
 from dask_worker_pools.patches import FRAME_PATCHES, PATCHES, Patch
 
 
-@pytest.mark.parametrize("patch", [*PATCHES, *FRAME_PATCHES], ids=lambda patch: f"{patch.owner}.{patch.method}")
+@pytest.mark.parametrize(
+    "patch", [*PATCHES, *FRAME_PATCHES], ids=lambda patch: f"{patch.owner}.{patch.method}"
+)
 def test_fits(patch: Patch) -> None:
     """Dask has the method, with the parameters that we know."""
     assert patch.original() is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import dask
@@ -21,7 +20,7 @@ from dask_worker_pools.expr.build import pinned_here
 from dask_worker_pools.expr.markers import Marker, kind_of
 from dask_worker_pools.expr.places import place_in
 from dask_worker_pools.graph import as_high_level
-from dask_worker_pools.propagate import current_pass
+from dask_worker_pools.propagate import pass_here
 
 T = TypeVar("T")
 
@@ -77,8 +76,7 @@ def _is_pinned(layer: Layer) -> bool:
 def _marked(collection: T) -> T:
     """The same collection with one layer of tasks that carry their pins themselves."""
     # What is said around holds for the conversion.
-    run = replace(current_pass(None), surrounding={})
-    tasks = run(collection.__dask_graph__(), collection.__dask_keys__())  # type: ignore[attr-defined]
+    tasks = pass_here()(collection.__dask_graph__(), collection.__dask_keys__())  # type: ignore[attr-defined]
     layer = MaterializedLayer(dict(tasks))
     layer.annotations = None  # not those in force
     (name,) = collection.__dask_layers__()  # type: ignore[attr-defined]

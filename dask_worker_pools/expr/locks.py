@@ -28,10 +28,11 @@ def unlock() -> None:
     for kind in _kinds(Expr):
         for value in vars(kind).values():
             if isinstance(value, cached_property):
-                value.lock = nullcontext()  # type: ignore[assignment]
+                value.__dict__["lock"] = nullcontext()
 
 
 def _kinds(base: type) -> Iterator[type]:
     yield base
-    for kind in base.__subclasses__():
+    kinds: list[type] = base.__subclasses__()
+    for kind in kinds:
         yield from _kinds(kind)
