@@ -1,7 +1,7 @@
 """Arrays and bags that become frames, and frames that become bags, with their pools.
 
-Dask flattens the graph of what it converts, and drops the annotations. So the pins are first written
-into the tasks themselves, and only the conversion gets the pool that is in force around it.
+Dask flattens the graph of what it converts, and drops the annotations. So the pins are first
+written into the tasks themselves, and only the conversion gets the pool that is in force around it.
 """
 
 from __future__ import annotations
