@@ -299,6 +299,11 @@ def current_pass(
     return Pass(now.options, now.optimizations, surrounding, clients, own)
 
 
+def pass_here() -> Pass:
+    """The pass for a graph that stays in this process, whatever is said around."""
+    return replace(current_pass(None), surrounding={})
+
+
 def is_on() -> bool:
     """Whether `propagate_pools` is on."""
     return bool(_on)

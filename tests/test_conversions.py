@@ -1,4 +1,4 @@
-"""Arrays and bags that become frames and back: sources keep their pool, conversions get their own.
+"""Arrays and bags that become frames and back: only the conversion gets the pool around it.
 
 Built inside and outside of `propagate_pools`, in no pool, the pool of the source, and another.
 """

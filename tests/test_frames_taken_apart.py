@@ -31,14 +31,18 @@ def doubled(frame: Any) -> Any:
 
 def by_name(frame: Any) -> Any:
     """A graph over the keys that the name of a frame tells."""
-    tasks = {("mine", i): (doubled, (frame._name, i)) for i in range(frame.npartitions)}
+    tasks: dict[Any, Any] = {
+        ("mine", i): (doubled, (frame._name, i)) for i in range(frame.npartitions)
+    }
     graph = HighLevelGraph.from_collections("mine", tasks, dependencies=[frame])
     return made(graph, frame, tasks)
 
 
 def by_keys(frame: Any) -> Any:
     """A graph over the keys of a frame."""
-    tasks = {("mine", i): (doubled, key) for i, key in enumerate(frame.__dask_keys__())}
+    tasks: dict[Any, Any] = {
+        ("mine", i): (doubled, key) for i, key in enumerate(frame.__dask_keys__())
+    }
     return made(HighLevelGraph.from_collections("mine", tasks, dependencies=[frame]), frame, tasks)
 
 
@@ -102,7 +106,7 @@ def test_taken_apart(way: Callable[[Any], Any], optimized: bool, inside: str | N
         computed = result.compute(scheduler="sync")
         plan = plan_pools(result)
     pd.testing.assert_frame_equal(computed.reset_index(drop=True), VALUES * 2, check_dtype=False)
-    found = {place for key, place in plan.pools.items() if str(key[0]).startswith("part-")}
+    found = {place for key, place in plan.pools.items() if "part-" in str(key)}
     assert found == {"A"}
 
 

@@ -1,14 +1,13 @@
 """Arrays and bags that become frames, and frames that become bags, with their pools.
 
-Dask flattens the graph of what it converts, and drops the annotations. So pins are first written
-into the tasks themselves, and only the conversion gets the pool that is in force around it.
+Dask flattens the graph of what it converts, and drops the annotations. So the pins are first
+written into the tasks themselves, and only the conversion gets the pool that is in force around it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import dask
@@ -21,7 +20,7 @@ from dask_worker_pools.expr.markers import Marker, kind_of
 from dask_worker_pools.expr.places import place_in
 from dask_worker_pools.graph import as_high_level
 from dask_worker_pools.marks import mark_of
-from dask_worker_pools.propagate import current_pass
+from dask_worker_pools.propagate import pass_here
 
 T = TypeVar("T")
 
@@ -82,8 +81,7 @@ def _carries_pin(task: Any) -> bool:
 def _marked(collection: T) -> T:
     """The same collection with one layer of tasks that carry their pins themselves."""
     # What is said around holds for the conversion.
-    run = replace(current_pass(None), surrounding={})
-    tasks = run(collection.__dask_graph__(), collection.__dask_keys__())  # type: ignore[attr-defined]
+    tasks = pass_here()(collection.__dask_graph__(), collection.__dask_keys__())  # type: ignore[attr-defined]
     layer = MaterializedLayer(dict(tasks))
     layer.annotations = None  # not those in force
     (name,) = collection.__dask_layers__()  # type: ignore[attr-defined]

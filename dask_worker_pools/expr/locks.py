@@ -34,5 +34,6 @@ def unlock() -> None:
 
 def _kinds(base: type[Any]) -> Iterator[type[Any]]:
     yield base
-    for kind in base.__subclasses__():
+    kinds: list[type] = base.__subclasses__()
+    for kind in kinds:
         yield from _kinds(kind)
