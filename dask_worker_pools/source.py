@@ -6,13 +6,14 @@ import ast
 import bz2
 import pickle
 import sys
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, wraps
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from threading import RLock
+from typing import Any, ParamSpec, TypeVar
 
 from dask_worker_pools.arrival import PACKAGE, Module, named
 
@@ -22,20 +23,40 @@ HERE = str(__package__)
 #: The module with which most others come: what it needs is packed once, and apart.
 CORE = "propagate"
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-@cache
+_lock = RLock()
+
+
+def locked_cache(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep what a function returns; one thread at a time is in any such function.
+
+    Python 3.11 cannot parse in two threads at once (python/cpython#106905).
+    """
+    kept: Callable[P, R] = cache(function)  # type: ignore[assignment]
+
+    @wraps(function)
+    def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _lock:
+            return kept(*args, **kwargs)
+
+    return locked
+
+
+@locked_cache
 def root() -> str:
     """What this package is called where it arrives."""
     return HERE if HERE != PACKAGE else named(Path(__file__).parent)
 
 
-@cache
+@locked_cache
 def boot() -> bytes:
     """The source of `arrival`, which comes first."""
     return bz2.compress(module("arrival").source.encode())
 
 
-@cache
+@locked_cache
 def parts(name: str, deep: bool) -> tuple[frozenset[str], ...]:
     """The modules that a module needs, itself among them, in packets."""
     boot = {"arrival"}  # it is there before any packet
@@ -44,14 +65,14 @@ def parts(name: str, deep: bool) -> tuple[frozenset[str], ...]:
     return tuple(filter(None, packets))
 
 
-@cache
+@locked_cache
 def packed(names: frozenset[str]) -> bytes:
     """Some modules, to be sent."""
     # Of this much text bz2 makes a tenth less than lzma does.
     return bz2.compress(pickle.dumps({name: tuple(module(name)) for name in sorted(names)}, 4))
 
 
-@cache
+@locked_cache
 def needed(name: str, deep: bool) -> frozenset[str]:
     """A module and all that it imports; if `deep`, those that its functions import too."""
     found: set[str] = set()
@@ -64,7 +85,7 @@ def needed(name: str, deep: bool) -> frozenset[str]:
     return frozenset(found)
 
 
-@cache
+@locked_cache
 def module(name: str) -> Module:
     """A module of this package, in short."""
     if HERE != PACKAGE:
@@ -109,7 +130,7 @@ def _imports(name: str, deep: bool) -> Iterator[str]:
                     yield inner
 
 
-@cache
+@locked_cache
 def _is_module(name: str) -> bool:
     return find_spec(f"{HERE}.{name}") is not None
 

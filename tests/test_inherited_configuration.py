@@ -73,6 +73,20 @@ def test_blocks_begin_and_end_in_an_inherited_configuration() -> None:
     assert "array_optimize" not in dask.config.config
 
 
+def test_processes_that_start_together_inherit_the_configuration() -> None:
+    """The configuration may be pickled for the first time in several threads at once."""
+    code = (
+        "import pickle, dask\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from dask_worker_pools import propagate_pools\n"
+        "propagate_pools()\n"
+        "with ThreadPoolExecutor(4) as threads:\n"
+        "    sent = list(threads.map(pickle.dumps, [dask.config.config] * 4))\n"
+        "assert len(set(sent)) == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_a_process_without_the_package_inherits_the_configuration() -> None:
     """Where the package is not installed, the configuration arrives and works."""
     with propagate_pools():
