@@ -171,6 +171,17 @@ def test_another_thread(client: Client) -> None:
     assert results == [0, 1]
 
 
+def test_a_loop(client: Client) -> None:
+    """A line that is run again and again says it once, unless a filter wants it each time."""
+    with pool("A"):
+        x = da.ones(4, chunks=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        for _ in range(3):
+            x.sum().compute()
+    assert len([one for one in caught if issubclass(one.category, PoolsIgnored)]) == 1
+
+
 def test_as_an_error(client: Client) -> None:
     """Turned into an error it stops the computation before anything is sent."""
     made = in_pool(KINDS["array"], "A")

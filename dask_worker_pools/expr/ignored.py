@@ -36,13 +36,33 @@ def unasked() -> Iterator[None]:
 
 def warn_if_ignored(expr: Any) -> None:
     """Say that pools are ignored, of something with a pool that goes to a cluster."""
-    if not is_on() and not _unasked.get() and inside() == () and _says_pool(expr):
-        warnings.warn(
-            "Something with a pool is computed outside of propagate_pools(): pools are ignored. "
-            "Its tasks may run anywhere, and nothing follows it.",
-            PoolsIgnored,
-            stacklevel=_outside_of_dask(),
-        )
+    if is_on() or _unasked.get() or inside() != () or not _says_pool(expr):
+        return
+    level = _outside_of_dask()
+    caller = sys._getframe(level - 1)
+    place = caller.f_code.co_filename, caller.f_lineno
+    if place in _said_at and not _wanted_each_time():
+        return
+    _said_at.add(place)
+    warnings.warn(
+        "Something with a pool is computed outside of propagate_pools(): pools are ignored. "
+        "Its tasks may run anywhere, and nothing follows it.",
+        PoolsIgnored,
+        stacklevel=level,
+    )
+
+
+#: Files and lines where it was said. Python notes that too, but forgets it whenever a filter of
+#: warnings changes, as it does in many a computation.
+_said_at: set[tuple[str, int]] = set()
+
+
+def _wanted_each_time() -> bool:
+    """Whether a filter asks for the warning each time that there is reason for it."""
+    return any(
+        action in ("always", "error") and text is None and issubclass(PoolsIgnored, category)
+        for action, text, category, *_ in warnings.filters
+    )
 
 
 def _says_pool(expr: Any) -> bool:
