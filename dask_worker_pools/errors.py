@@ -8,6 +8,7 @@ from dask.typing import Key
 from dask.utils import key_split
 
 from dask_worker_pools.pool_error import InvalidType, InvalidValue, PoolError
+from dask_worker_pools.travel import Travels
 from dask_worker_pools.words import counted
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-class PoolsIgnored(UserWarning):
+class PoolsIgnored(UserWarning, metaclass=Travels):
     """Something with a pool is computed outside of `propagate_pools`."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from copy import copy
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 from dask._task_spec import Alias, GraphNode, NestedContainer, Task, TaskRef
 from toolz import identity
@@ -39,10 +39,15 @@ def marked(task: Any, mark: Mark) -> Any:
         copied = Task(task.key, identity, given)
     else:
         return task
-    function = partial(copied.func)
+    unmarked = copied.func.func if _carries(copied.func) else copied.func  # one mark is enough
+    function = partial(unmarked)
     setattr(function, MARK, mark)
     copied.func = function
     return copied
+
+
+def _carries(function: Any) -> TypeGuard[partial[Any]]:
+    return isinstance(function, partial) and MARK in vars(function)
 
 
 def mark_of(task: Any) -> Mark | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from statistics import median
 from types import MappingProxyType
@@ -156,7 +156,9 @@ class Pass:
         scheduler = None if self.clients is None else find_scheduler(self.clients)
         cluster = Cluster.met(tasks, self.options, scheduler)
         told = told_sizes(graph, tasks, measured=cluster.data.nbytes, needed=self.clients is None)
-        plan = make_plan(tasks, told, self.options, cluster)
+        # Without a cluster nobody knows how many threads there are to share load by.
+        options = self.options if self.clients is not None else replace(self.options, balance=0)
+        plan = make_plan(tasks, told, options, cluster)
         return Planned(graph, tasks, cluster, plan, scheduler, again=self.clients is None)
 
     def check(self, planned: Planned) -> None:

@@ -20,7 +20,7 @@ from dask_worker_pools.expr.ignored import warn_if_ignored
 from dask_worker_pools.expr.registry import after_frames
 from dask_worker_pools.expr.sequence import as_graphs, as_one_group
 from dask_worker_pools.expr.spoken import said_around
-from dask_worker_pools.propagate import grouped, hooked
+from dask_worker_pools.propagate import grouped, hooked, without_hooks
 
 Method = Callable[..., Any]
 
@@ -94,6 +94,7 @@ _TO_SCHEDULER = (
 PATCHES: tuple[Patch, ...] = (
     Patch("dask.highlevelgraph:Layer", "clone", _CLONE, clones.clone),
     Patch("dask.blockwise:Blockwise", "clone", _CLONE, clones.clone),
+    Patch("dask.config", "serialize", ("data",), without_hooks),
     Patch("dask._expr:HLGExpr", "from_collection", ("collection", "optimize_graph"), hooked),
     Patch("dask._expr:_ExprSequence", "_simplify_down", ("self",), as_graphs),
     Patch("dask._expr:_HLGExprSequence", "_tune_down", ("self",), as_one_group),

@@ -107,14 +107,20 @@ class propagate_pools(metaclass=Travels):
         balance: float | Unsaid = UNSAID,
         link_cost: LinkCosts | Unsaid = UNSAID,
     ) -> None:
-        self._said = only_said(missing=missing, balance=balance, link_cost=link_cost)
-        self.options = Options(**self._said)
+        self._set_up(only_said(missing=missing, balance=balance, link_cost=link_cost))
+        with _lock:
+            self._turn_on()
+
+    def _set_up(self, said: dict[str, Any]) -> None:
+        self._said = said
+        self.options = Options(**said)
         self.optimizations: dict[Kind, Optimization] = {}
         self.shuffle: str | None = None  # the method of shuffling that was configured before
         self._config: dask.config.set | None = None
         self._depth = 0  # blocks entered and not left: the same object may be entered again
-        with _lock:
-            self._turn_on()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ByValue(arrived), (self._said,)
 
     def __enter__(self) -> propagate_pools:
         with _lock:
@@ -160,6 +166,13 @@ class propagate_pools(metaclass=Travels):
         else:
             self._config.__exit__(None, None, None)
         self._config = None
+
+
+def arrived(said: dict[str, Any]) -> propagate_pools:
+    """What was pickled with these options: not on where it arrives before it is entered."""
+    one = propagate_pools.__new__(propagate_pools)
+    one._set_up(said)
+    return one
 
 
 def _optimizations(found: Mapping[str, Any]) -> dict[Kind, Optimization]:
@@ -233,6 +246,16 @@ def hooked(original: Callable[..., Any], collection: Any, optimize_graph: bool =
         return expr
     dsk, _, *rest = expr.operands
     return type(expr)(dsk, Hook((found or dont_optimize,)), *rest)
+
+
+def without_hooks(serialize: Callable[..., Any], data: Any) -> Any:
+    """Write configuration down without the hooks, which are for this process and its children.
+
+    Goes around `dask.config.serialize`, by which clusters on other machines are configured.
+    """
+    if isinstance(data, Mapping):
+        data = {key: value for key, value in data.items() if not isinstance(value, Hook)}
+    return serialize(data)
 
 
 def grouped(original: Callable[..., Any], bag: Any, *args: Any, **kwargs: Any) -> Any:

@@ -30,18 +30,29 @@ _lock = RLock()
 
 
 def locked_cache(function: Callable[P, R]) -> Callable[P, R]:
-    """Keep what a function returns; one thread at a time is in any such function.
+    """Keep what a function returns, until more of the source comes.
 
-    Python 3.11 cannot parse in two threads at once (python/cpython#106905).
+    One thread at a time is in any such function: Python 3.11 cannot parse in two threads at once
+    (python/cpython#106905).
     """
-    kept: Callable[P, R] = cache(function)  # type: ignore[assignment]
+
+    @cache
+    def kept(received: int, args: tuple[Any, ...]) -> Any:
+        return function(*args)  # type: ignore[call-arg]
 
     @wraps(function)
     def locked(*args: P.args, **kwargs: P.kwargs) -> R:
         with _lock:
-            return kept(*args, **kwargs)
+            result: R = kept(_received(), args)
+            return result
 
     return locked
+
+
+def _received() -> int:
+    """How many modules came here; 0 where the package is installed."""
+    loader: Any = None if HERE == PACKAGE else sys.modules[HERE].__loader__
+    return 0 if loader is None else len(loader.modules)
 
 
 @locked_cache

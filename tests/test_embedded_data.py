@@ -7,6 +7,7 @@ could carry them.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import dask
@@ -228,3 +229,14 @@ def test_annotations(said: str, kind: str, use: str) -> None:
     assert sources
     for name, value in expected.items():
         assert found[name] == [value] * len(sources), name
+
+
+def test_a_task_that_is_given_on_again_and_again_has_one_mark() -> None:
+    """A mark takes the place of the one before, so that tasks do not grow."""
+    with propagate_pools():
+        with pool("A"):
+            x = delayed(abs)(-1)
+        for _ in range(5):
+            x = delayed(sum)([x, 1])
+        functions = [task.func for task in dict(x.dask).values() if hasattr(task, "func")]
+    assert not any(isinstance(getattr(one, "func", None), partial) for one in functions)

@@ -24,6 +24,9 @@ def files(tmp_path: Path) -> list[str]:
     return sorted(map(str, tmp_path.iterdir()))
 
 
+@pytest.mark.filterwarnings(
+    "ignore::dask_worker_pools.PoolsIgnored"
+)  # Dask looks at the first file
 @pytest.mark.parametrize("enforce_metadata", [True, False])
 def test_nothing_is_computed_while_a_frame_is_sent(
     client: Client,

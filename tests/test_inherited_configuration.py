@@ -49,16 +49,24 @@ def test_a_copy_of_the_configuration_works_as_well(copied: Callable[[Any], Any])
             assert dask.compute(bag.count(), a.sum(), bag.sum(), scheduler="sync") == (5, 4, 10)
 
 
+def test_configuration_is_written_down_without_hooks() -> None:
+    """Clusters on other machines are configured as if `propagate_pools` were not on."""
+    with propagate_pools():
+        written = dask.config.deserialize(dask.config.serialize(dask.config.config))
+    assert not CONFIG.keys() & written.keys()
+    assert "distributed" in written
+
+
 def test_what_is_inherited_keeps_to_what_was_asked_for() -> None:
     """A hook that was pickled has the options of where it comes from, if none are said here."""
     with propagate_pools(missing="wait", balance=0.5):
         sent = pickle.dumps(dask.config.config)
     hook = pickle.loads(sent)["array_optimize"]
-    assert current_pass(None, hook.inherited).options.balance == 0.5
+    assert hook.current_pass(None).options.balance == 0.5
     again = pickle.loads(pickle.dumps(hook))
-    assert current_pass(None, again.inherited).options.missing == "wait"
+    assert again.current_pass(None).options.missing == "wait"
     with propagate_pools(missing="warn"):
-        assert current_pass(None, hook.inherited).options.missing == "warn"
+        assert hook.current_pass(None).options.missing == "warn"
 
 
 def test_blocks_begin_and_end_in_an_inherited_configuration() -> None:

@@ -235,9 +235,9 @@ def test_tracebacks_show_the_source() -> None:
     )
     shown = elsewhere(code, pickle.dumps(pool))
     lines, first = inspect.getsourcelines(dask_worker_pools.annotations.check_pool_name)
-    raised = next(i for i, line in enumerate(lines) if "A pool needs a name" in line)
+    raised = next(i for i, line in enumerate(lines) if "raise InvalidValue" in line)
     assert f'{dask_worker_pools.annotations.__file__}", line {first + raised}' in shown
-    assert "A pool needs a name" in shown.split("check_pool_name")[-1].splitlines()[1]
+    assert "raise InvalidValue" in shown.split("check_pool_name")[-1].splitlines()[1]
 
 
 def test_an_installed_package_is_used() -> None:

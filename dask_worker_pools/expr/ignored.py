@@ -34,11 +34,18 @@ def unasked() -> Iterator[None]:
         _unasked.reset(token)
 
 
+#: So the names of functions begin that make a collection, and may compute a part of what they read
+#: to see what it is like. The user has computed nothing yet.
+LOOKS_AT = ("from_", "read_")
+
+
 def warn_if_ignored(expr: Any) -> None:
     """Say that pools are ignored, of something with a pool that goes to a cluster."""
     if is_on() or _unasked.get() or inside() != () or not _says_pool(expr):
         return
-    level = _outside_of_dask()
+    level, called = _outside_of_dask()
+    if called.startswith(LOOKS_AT):
+        return
     caller = sys._getframe(level - 1)
     place = caller.f_code.co_filename, caller.f_lineno
     if place in _said_at and not _wanted_each_time():
@@ -91,14 +98,15 @@ def _is_pool(place: object) -> bool:
     return isinstance(place, str | tuple)
 
 
-def _outside_of_dask() -> int:
-    """How far up the stack, from where it is asked, the user's own code is."""
-    frame, level = sys._getframe(1), 1
+def _outside_of_dask() -> tuple[int, str]:
+    """How far up the stack, from where it is asked, the user's own code is, and what it called."""
+    frame, level, called = sys._getframe(1), 1, ""
     while frame.f_back is not None and _is_ours(frame.f_globals):
+        called = frame.f_code.co_name
         frame, level = frame.f_back, level + 1
-    return level
+    return level, called
 
 
 def _is_ours(module: Mapping[str, Any]) -> bool:
     package = str(module.get("__name__", "")).partition(".")[0]
-    return package in ("dask", "distributed", "dask_worker_pools", "xarray")
+    return package in ("dask", "distributed", "dask_worker_pools", "functools", "xarray")

@@ -57,6 +57,10 @@ class PlacedLayer(MaterializedLayer):
         said = annotations_by_key(self._opened.annotations, tasks)
         return {**tasks, **{key: marked(tasks[key], _mark(own)) for key, own in said}}
 
+    def copy(self) -> dict[Key, Any]:
+        """The tasks, in one dict."""
+        return dict(self.mapping)
+
     @property
     def annotations(self) -> Mapping[str, Any] | None:
         """The user's pins."""
