@@ -26,7 +26,7 @@ def files(tmp_path: Path) -> list[str]:
 
 @pytest.mark.filterwarnings(
     "ignore::dask_worker_pools.PoolsIgnored"
-)  # Dask looks at the first file
+)  # of Dask's own look
 @pytest.mark.parametrize("enforce_metadata", [True, False])
 def test_nothing_is_computed_while_a_frame_is_sent(
     client: Client,
