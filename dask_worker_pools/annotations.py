@@ -40,6 +40,9 @@ WEIGHT_KEY = "worker_pool_weight"
 MOVES_KEY = "worker_pool_moves"
 OWN_KEYS = frozenset({POOL_KEY, SIZE_KEY, WEIGHT_KEY, MOVES_KEY})
 
+#: Annotations that say which workers can run a task.
+RESTRICTING = frozenset({"resources", "workers", "allow_other_workers"})
+
 #: Annotations that can be combined when two tasks are fused (see `merge_annotations`): those that
 #: Dask knows how to combine, and one of ours.
 COMBINABLE = frozenset(
@@ -239,12 +242,14 @@ def is_planned(annotations: Mapping[str, Any]) -> bool:
 
 
 def said_inside(inner: Annotations, outer: Annotations) -> Annotations:
-    """Annotations of a task that has `inner` of its own and stands where `outer` holds."""
-    both = outer | inner
-    if POOL_KEY in inner and "resources" in outer and "resources" not in inner:
-        # Several pools, or none, are no resources: those of the outer pool would win over them.
-        both["resources"] = without_pools(outer["resources"])
-    return both
+    """Annotations of a task that has `inner` of its own and stands where `outer` holds.
+
+    Where it was said to run, only what was said with that counts: a GPU for the step that an array
+    is given to is not for the array.
+    """
+    if POOL_KEY in inner or pools_in(inner):
+        outer = {name: value for name, value in outer.items() if name not in RESTRICTING}
+    return outer | inner
 
 
 def without_pool(annotations: Mapping[str, Any]) -> Annotations:

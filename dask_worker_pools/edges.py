@@ -396,12 +396,28 @@ def _written(
                 continue
             found[key] = {task.key}
         else:
-            found[key] = keys_in_tasks(cast("Collection[Key]", known), [task])
+            found[key] = {
+                *keys_in_tasks(cast("Collection[Key]", known), [task]),
+                *_futures_in(task),
+            }
         for needed in found[key]:
             # Layers may repeat tasks of others: each is read once.
             if needed in tasks and needed not in found and not slots.was_read(needed):
                 stack.append(needed)
     return found, marks
+
+
+def _futures_in(task: Any) -> Iterator[Key]:
+    """Keys of the futures among the arguments of a task in the old form: data in memory."""
+    stack = [task]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, TaskRef):
+            yield one.key
+        elif isinstance(one, tuple | list | set):
+            stack += one
+        elif isinstance(one, dict):
+            stack += one.values()
 
 
 class _Keys(Container[Key]):

@@ -20,6 +20,7 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.typing import Key
 
 from dask_worker_pools.annotations import (
+    RESTRICTING,
     SIZE_KEY,
     WEIGHT_KEY,
     Annotations,
@@ -38,9 +39,6 @@ from dask_worker_pools.placement import near_pools
 from dask_worker_pools.slots import name_of
 
 Dependencies = dict[Key, Set[Key]]
-
-#: What is said around a computation and must be known of each task.
-CARRIED = frozenset({"resources", "workers", "allow_other_workers"})
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V", bound=Hashable)
@@ -233,7 +231,11 @@ def _opened(graph: HighLevelGraph) -> HighLevelGraph:
 
 
 def read(
-    graph: HighLevelGraph, keys: Iterable[Any], surrounding: Annotations | None = None
+    graph: HighLevelGraph,
+    keys: Iterable[Any],
+    surrounding: Annotations | None = None,
+    *,
+    given_on: bool = False,
 ) -> TaskGraph:
     """Read the tasks that `keys` need, with their pins and other annotations.
 
@@ -246,6 +248,9 @@ def read(
     surrounding : dict, optional
         Annotations in force around the computation itself. As for Dask's scheduler, they hold
         for the tasks that say nothing else under the same name.
+    given_on : bool
+        Whether the graph stays in this process, as where a collection is given to a step that is
+        made inside these annotations. Then the workers that they ask for are meant for the step.
 
     Raises
     ------
@@ -261,7 +266,9 @@ def read(
         _read_layer(name, layer, chunks_of[name], owners, tasks)
     _settle(tasks)
     if surrounding:
-        _apply_surrounding(surrounding, tasks)
+        if not given_on:
+            _restrict_surrounded(surrounding, tasks)
+        _pin_surrounded(surrounding, tasks)
     return tasks
 
 
@@ -379,14 +386,17 @@ def _settle(tasks: TaskGraph) -> None:
         del tasks.allowed[number]
 
 
-def _apply_surrounding(surrounding: Annotations, tasks: TaskGraph) -> None:
+def _restrict_surrounded(surrounding: Annotations, tasks: TaskGraph) -> None:
     first = len(tasks.edges.outside)
     for key, own in annotations_by_key(surrounding, tasks.key_of[first:]):
         # The scheduler would drop resources for tasks that get some of their own, for a pool; and
         # where a task may run for other reasons decides which pool it can have.
-        outer = {name: value for name, value in without_pool(own).items() if name in CARRIED}
+        outer = {name: value for name, value in without_pool(own).items() if name in RESTRICTING}
         if outer:
             tasks.annotations[key] = {**outer, **tasks.annotations.get(key, {})}
+
+
+def _pin_surrounded(surrounding: Annotations, tasks: TaskGraph) -> None:
     for chunk in tasks.edges.chunks:
         bound = tasks.pinned.keys() | tasks.blocked | tasks.allowed.keys()
         free = {tasks.key_of[n]: n for n in chunk.numbers if n not in bound}

@@ -152,7 +152,7 @@ class Pass:
 
     def plan(self, graph: HighLevelGraph, outputs: Sequence[Key]) -> Planned:
         """Read the tasks that the outputs need, and choose a pool for each."""
-        tasks = read(graph, outputs, self.surrounding)
+        tasks = read(graph, outputs, self.surrounding, given_on=self.clients is None)
         scheduler = None if self.clients is None else find_scheduler(self.clients)
         cluster = Cluster.met(tasks, self.options, scheduler)
         told = told_sizes(graph, tasks, measured=cluster.data.nbytes, needed=self.clients is None)
@@ -561,8 +561,9 @@ def with_pool(annotations: Annotations, resource: str, planned: bool) -> Annotat
     """Annotations of a task in a pool: its counted resources and its pool's."""
     own = {**annotations, "resources": {**annotations.get("resources", {}), resource: 0}}
     if own.get("allow_other_workers"):
-        # Other workers would lack the pool's resource, on which Dask's scheduler fails.
-        own["allow_other_workers"] = False
+        # Other workers would lack the pool's resource, on which Dask's scheduler fails. It takes no
+        # workers for any: those that were wished for may all be in other pools.
+        own |= {"allow_other_workers": False, "workers": ()}
     return {**own, POOL_KEY: PLANNED} if planned else own
 
 

@@ -425,7 +425,7 @@ LABELLED: dict[str, Operation] = {
     "interpolate_na": lambda t, s: t.where(s > 1).chunk(time=-1).interpolate_na("time"),
     "ffill": lambda t, s: t.where(s > 1).chunk(time=-1).fillna(0) + s,
     "polyfit": lambda t, s: (t - s).chunk(time=-1).polyfit("time", 1),
-    "weighted": lambda t, s: t.weighted(s.compute(scheduler="sync")).mean("time"),
+    "weighted": lambda t, s: t.weighted(s.compute()).mean("time"),
     "dot": lambda t, s: xr.dot(t, s, dim="time"),
     "cov": lambda t, s: xr.cov(t[:, 0, 0], s),
     "corr": lambda t, s: xr.corr(t, s, dim="time"),
@@ -614,6 +614,8 @@ def frame_written(frame: Any) -> Any:
 
 FRAMES: dict[str, Operation] = {
     **FRAME_QUERIES,
+    # How a merge numbers its rows depends in Dask on what else is computed with it.
+    "filter merged": lambda o, c: FRAME_QUERIES["filter merged"](o, c).reset_index(drop=True),
     "map_partitions with more": lambda o, c: o.map_partitions(
         lambda part, n: part.assign(total=part.total + n)[["total"]], 3
     ),

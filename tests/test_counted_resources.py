@@ -238,3 +238,53 @@ def test_a_graph_that_was_planned_before() -> None:
     sources, ran = map(set, zip(*pairs, strict=True))
     assert sources <= {"cpu-0", "cpu-1"}
     assert ran <= {"gpu-0", "big-gpu-0"}
+
+
+def _array(load: Callable[..., Any]) -> Any:
+    return da.from_array(np.arange(4), chunks=2).map_blocks(load, dtype=object, meta=np.empty(0))
+
+
+GIVEN: dict[str, tuple[Callable[[Any], Any], Callable[[Callable[..., Any], Any], Any]]] = {
+    "array": (_array, lambda f, x: delayed(f)(x)),
+    "bag": (
+        lambda load: db.from_sequence([1, 2], npartitions=2).map(load),
+        lambda f, b: delayed(f)(b),
+    ),
+    "delayed": (lambda load: delayed(load)(1), lambda f, d: delayed(f)([d, d])),
+    "parts": (_array, lambda f, x: delayed(f)(x.to_delayed().tolist())),
+    "keyword": (_array, lambda f, x: db.range(1, npartitions=1).map(lambda _, k: f(k), k=x)),
+}
+
+
+@pytest.mark.parametrize("words", [{"resources": {"GPU": 1}}, {"workers": ["gpu-0"]}], ids=str)
+@pytest.mark.parametrize("kind", GIVEN)
+def test_what_is_given_to_a_step_asks_for_nothing(kind: str, words: dict[str, Any]) -> None:
+    """A step on a whole collection may ask for a GPU; the collection's own tasks do not."""
+
+    def load(x: Any) -> Any:
+        assert get_worker().name.startswith("cpu")
+        return x
+
+    def step(_: Any) -> str:
+        return str(get_worker().name)
+
+    make, give = GIVEN[kind]
+    with propagate_pools():
+        with pool("cpu"):
+            source = make(load)
+        with dask.annotate(**words):
+            result = give(step, source)
+        (where,) = dask.compute(result)
+    assert "gpu" in str(where)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_workers_that_are_only_wished_for(pinned: bool) -> None:
+    """A wish for workers of another pool does not keep a task in a pool from running."""
+    hint = dask.annotate(workers=["gpu-0"], allow_other_workers=True)
+    with propagate_pools():
+        with hint if pinned else nullcontext(), pool("cpu"):
+            x = _array(lambda block: np.array([get_worker().name] * len(block), dtype=object))
+        with nullcontext() if pinned else hint:
+            x = x.map_blocks(lambda block: block, dtype=object, meta=np.empty(0))
+        assert {name.partition("-")[0] for name in x.compute()} == {"cpu"}

@@ -24,9 +24,7 @@ def files(tmp_path: Path) -> list[str]:
     return sorted(map(str, tmp_path.iterdir()))
 
 
-@pytest.mark.filterwarnings(
-    "ignore::dask_worker_pools.PoolsIgnored"
-)  # of Dask's own look
+@pytest.mark.filterwarnings("ignore::dask_worker_pools.PoolsIgnored")  # of Dask's own look
 @pytest.mark.parametrize("enforce_metadata", [True, False])
 def test_nothing_is_computed_while_a_frame_is_sent(
     client: Client,

@@ -19,6 +19,7 @@ import xarray as xr
 from dask import delayed
 from dask.base import dont_optimize
 from dask.delayed import Delayed
+from dask.graph_manipulation import bind, clone, wait_on
 from dask.highlevelgraph import HighLevelGraph
 from distributed import Client, wait
 from sited import sited_array, sited_bag, sited_value
@@ -37,6 +38,9 @@ def _assigned(x: da.Array) -> Any:
 
 ARRAY: dict[str, Callable[[Any], Any]] = {
     "concatenate": lambda x: da.concatenate([x, x + 1]),
+    "bind": lambda x: bind(x + 1, x),
+    "clone": lambda x: clone(x + 1),
+    "wait_on": lambda x: wait_on(x) + 1,
     "stack": lambda x: da.stack([x, x]),
     "map_blocks": lambda x: x.map_blocks(lambda block: block + 1, dtype=float),
     "map_overlap": lambda x: x.map_overlap(lambda block: block, depth=2, boundary="reflect"),
@@ -60,6 +64,8 @@ ARRAY: dict[str, Callable[[Any], Any]] = {
 
 BAG: dict[str, Callable[[Any], Any]] = {
     "count": lambda b: b.count(),
+    "bind": lambda b: bind(b.map(abs), b),
+    "wait_on": lambda b: wait_on(b).map(abs),
     "map": lambda b: b.map(lambda x: x + 1),
     "map, two": lambda b: b.map(lambda x, y: x + y, b),
     "sum": lambda b: b.map(abs).sum(),
