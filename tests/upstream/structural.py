@@ -242,4 +242,14 @@ STRUCTURAL = (
             "test_optimization.py::test_fuse_roots*",
         ),
     ),
+    Structural(
+        "A task that is given on carries its pool in a partial of its function",
+        r"functools\.partial\(<class 'tuple'>\) == tuple",
+        ("test_delayed.py::test_to_task_dask",),
+    ),
+    Structural(
+        "A fused task keeps the name that others know, where Dask gives it another and an alias",
+        r"assert 1 == 2",
+        ("test_delayed.py::test_delayed_fusion",),
+    ),
 )
