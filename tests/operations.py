@@ -291,7 +291,9 @@ ARRAYS: dict[str, Operation] = {
     "random beside": lambda x, y: x + da.random.default_rng(3).random((12, 8), chunks=(6, 4)) - y,
     "ones beside": lambda x, y: da.ones_like(x) + da.arange(8, chunks=4) + y * da.full(8, 2.0),
     "store": lambda x, y: stored(x + y),
-    "store in a region": lambda x, y: stored((x[3:9] - y[:6]).rechunk((6, 4)), regions=np.s_[6:12, :]),
+    "store in a region": lambda x, y: stored(
+        (x[3:9] - y[:6]).rechunk((6, 4)), regions=np.s_[6:12, :]
+    ),
     "to_zarr": lambda x, y: written_to_zarr(da.concatenate([x, y])),
     "bind": lambda x, y: bind(x + 1, y),
     "clone": lambda x, y: clone(x + y),

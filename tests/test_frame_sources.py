@@ -7,13 +7,14 @@ from typing import Any
 
 import clusters
 import dask
+import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
 from dask.delayed import delayed
 from dask.typing import Key
-from distributed import Client, wait
+from distributed import Client, get_worker, wait
 from frame_queries import NARROW, WIDE, grown
 
 from dask_worker_pools import (
@@ -200,3 +201,40 @@ def test_what_follows_from_such_a_frame_is_as_it_is(
     made = {plan.pools[key] for key in plan.pools if is_of(key, "assign")}
     assert made
     assert made <= kept
+
+
+SMALL = pd.DataFrame({"k": range(0, 30, 3), "w": 1.5})
+
+BESIDE: dict[str, Callable[[Any], Any]] = {
+    "merge": lambda a: a.merge(SMALL, on="k"),
+    "merge left": lambda a: a.merge(SMALL, on="k", how="left"),
+    "merge twice": lambda a: a.merge(SMALL, on="k", how="left").merge(SMALL, on="k", how="left"),
+    "columns of a merge": lambda a: a.merge(SMALL, on="k", how="left")[["k", "w"]],
+    "map_partitions": lambda a: a.map_partitions(lambda part, other: part, SMALL, meta=a._meta),
+}
+
+PATHS: dict[str, Callable[[Any], Any]] = {
+    "compute": lambda frame: frame.compute(),
+    "persist": lambda frame: frame.persist().compute(),
+    "optimize": lambda frame: frame.optimize().compute(),
+    "to_delayed": lambda frame: dask.compute(*frame.to_delayed()),
+    "beside an array": lambda frame: dask.compute(da.ones(2), frame),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("beside", BESIDE)
+def test_a_source_that_is_fused_stays_in_its_pool(client: Client, beside: str, path: str) -> None:
+    """A source that Dask fuses with a step on small data is read in its own pool on every path."""
+
+    def load(i: int, place: str) -> pd.DataFrame:
+        assert f"pool-{place}" in get_worker().state.total_resources
+        return pd.DataFrame({"k": range(10 * i, 10 * i + 10), place: 1})
+
+    with propagate_pools():
+        frames = []
+        for place in "AB":
+            with pool(place):
+                meta = pd.DataFrame({"k": [0], place: [1]})
+                frames.append(dd.from_map(load, range(3), place=place, meta=meta))
+        PATHS[path](BESIDE[beside](frames[0]).merge(frames[1], on="k"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import Context
 from typing import Any, TypeVar
 
 from dask._expr import Expr
@@ -9,6 +10,7 @@ from dask._expr import Expr
 from dask_worker_pools.annotations import BLOCKED, check_pool_name
 from dask_worker_pools.errors import ConflictingPools, InvalidType
 from dask_worker_pools.expr.markers import Marker, bare, kind_of, lifted, marker, unmarked
+from dask_worker_pools.expr.places import Place
 from dask_worker_pools.expr.planned import walk
 from dask_worker_pools.expr.regions import held_places
 from dask_worker_pools.expr.said import NOTHING, Said
@@ -61,14 +63,21 @@ def assign_pool(collection: T, name: str | None) -> T:
             "Build others inside pool().",
         )
     if isinstance(expr, Marker) and expr.place not in (None, place) and not _follows(expr):
-        pools = sorted({str(expr.place), str(place)})
+        pools = sorted({_named(expr.place), _named(place)})
         raise ConflictingPools(bare(expr)._name, type(expr.frame).__name__, pools)
     frame, before = (expr.frame, expr.said) if isinstance(expr, Marker) else (expr, NOTHING)
     below, _, said = lifted(frame, place)
     names: dict[str, Any] = {}
     without_pool = (bare(one, names) for one in unmarked(frame))
     new = marker(kind, below, place, before | said | Said.pinned(*without_pool))
-    return type(collection)(new)  # type: ignore[call-arg]
+    # Dask would warn that it ignores the pools around.
+    return Context().run(type(collection), new)
+
+
+def _named(place: Place) -> str:
+    if isinstance(place, tuple):
+        return " or ".join(place)
+    return place if isinstance(place, str) else "no pool"
 
 
 def _follows(expr: Marker) -> bool:

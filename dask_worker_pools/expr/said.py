@@ -40,9 +40,15 @@ def is_source(expr: Any) -> bool:
 
 
 def is_loaded(expr: Any) -> bool:
-    """Whether an expression needs no other, or makes what a source gives a frame, unasked."""
-    made = is_source(expr) or type(expr).__name__ == "ArrowStringConversion"
-    return made or not expr.dependencies()
+    """Whether an expression needs no other, or makes what a source gives a frame, unasked.
+
+    So is what Dask fused with a source: they are loaded in one task.
+    """
+    fused = type(expr).__name__ == "Fused"
+    return any(
+        is_source(one) or type(one).__name__ == "ArrowStringConversion" or not one.dependencies()
+        for one in (expr.exprs if fused else [expr])
+    )
 
 
 def source_name(expr: Any) -> str:
