@@ -32,8 +32,9 @@ from dask.utils import ensure_dict
 from dask_worker_pools import pool
 from dask_worker_pools.collection import plan_pools
 from dask_worker_pools.graph import read
-from dask_worker_pools.optimize import Pass, chosen_pools, told_sizes
+from dask_worker_pools.optimize import Pass, chosen_pools
 from dask_worker_pools.options import Options
+from dask_worker_pools.task_sizes import told_sizes
 
 #: elements along a side of a block; none is ever made
 SIDE = 1000

@@ -28,7 +28,6 @@ from dask_worker_pools.graph import TaskGraph, as_high_level, futures_in, read
 from dask_worker_pools.optimize import (
     Cluster,
     make_plan,
-    told_sizes,
     with_pool,
     without_surrounding_pool,
 )
@@ -36,6 +35,7 @@ from dask_worker_pools.options import UNSAID, LinkCosts, Options, Unsaid, only_s
 from dask_worker_pools.parts import split_by_pool
 from dask_worker_pools.plan import Plan
 from dask_worker_pools.propagate import current_options
+from dask_worker_pools.task_sizes import told_sizes
 from dask_worker_pools.travel import travels
 
 T = TypeVar("T")

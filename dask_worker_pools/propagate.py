@@ -328,5 +328,5 @@ def pass_here() -> Pass:
 
 
 def is_on() -> bool:
-    """Whether `propagate_pools` is on."""
-    return bool(_on)
+    """Whether `propagate_pools` is on, here or where this process got its configuration from."""
+    return bool(_on) or isinstance(dask.config.get("array_optimize", None), Hook)

@@ -17,9 +17,10 @@ from dask_worker_pools import assign_pool, plan_pools, pool
 from dask_worker_pools.expr.graphs import graph_of
 from dask_worker_pools.expr.rows import PARTITION, Estimates
 from dask_worker_pools.graph import read
-from dask_worker_pools.optimize import Pass, told_sizes
+from dask_worker_pools.optimize import Pass
 from dask_worker_pools.plan import Plan
 from dask_worker_pools.slots import name_of
+from dask_worker_pools.task_sizes import told_sizes
 
 # What Dask's own code warns of, with pandas 3.1; what older Dask does, with NumPy 2.
 pytestmark = [
