@@ -115,7 +115,7 @@ STRUCTURAL = (
     ),
     Structural(
         "The partitions have the name of the marker, too: aliases, which do not run",
-        r"assert 30 == \(10 \+ 10\)|assert 23 == \(21 \+ 1\)|assert 40 == \(10 \+ 20\)"
+        r"assert [36]0 == \(10 \+ [12]0\)|assert 23 == \(21 \+ 1\)|assert 40 == \(10 \+ 20\)"
         r"|assert \(30 - 10\) == 10|assert 2 == 1|assert 2 == \(1 \+ 0\)|assert 3 == \(1 \+ 1\)"
         r"|KeysView\(",
         (
