@@ -78,7 +78,7 @@ STRUCTURAL = (
         ),
     ),
     Structural(
-        "As above; the test looks into the frame of the frame of the root",
+        "The root is a marker, and the test looks into the frame of the frame of the root",
         r"\{'x'\} == \{'x', 'z'\}",
         ("test_collection.py::test_column_projection_map_partitions*",),
     ),
