@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -171,19 +171,31 @@ def _parts(
         yield own, ["--local"]
 
 
-def table(verdicts: Iterable[Verdict]) -> str:
-    """The verdicts in Markdown, one a line."""
-    lines = [
-        "| suite | release | pools | computed | passed | structural | fail without pools "
-        "| unexplained |",
-        "| --- | --- | --- | --- | --: | --: | --: | --: |",
-    ]
-    lines += [
-        f"| {one.suite} | {_release(one.suite)} | {one.mode} | {one.where} | {one.passed} "
-        f"| {len(one.structural)} | {len(one.without_pools)} | {len(one.unexplained)} |"
-        for one in verdicts
-    ]
-    return "\n".join(lines)
+HEADER = (
+    "| suite | release | pools | computed | passed | structural | fail without pools "
+    "| unexplained |",
+    "| --- | --- | --- | --- | --: | --: | --: | --: |",
+)
+
+
+def table(verdicts: Iterable[Verdict], written: str = "") -> str:
+    """The verdicts in Markdown, one a line, and the lines of suites that were `written` before."""
+    rows = {_key(line): line for line in written.splitlines() if line not in HEADER}
+    for one in verdicts:
+        line = (
+            f"| {one.suite} | {_release(one.suite)} | {one.mode} | {one.where} | {one.passed} "
+            f"| {len(one.structural)} | {len(one.without_pools)} | {len(one.unexplained)} |"
+        )
+        rows[_key(line)] = line
+    order = list(BY_NAME)
+    in_order = sorted(rows, key=lambda key: (order.index(key[0]), key[1:]))
+    return "\n".join([*HEADER, *(rows[key] for key in in_order)])
+
+
+def _key(line: str) -> tuple[str, str, str]:
+    """What a line of the table is about: suite, pools, where it was computed."""
+    _, suite, _, pools, computed, *_ = (cell.strip() for cell in line.split("|"))
+    return suite, pools, computed
 
 
 def _release(suite: str) -> str:
@@ -191,32 +203,18 @@ def _release(suite: str) -> str:
     return f"{project} {version(project)}"
 
 
-def reasons(verdicts: Iterable[Verdict]) -> str:
-    """Why tests cannot hold, in Markdown: how many of them in each suite, the most first."""
-    counts: dict[str, dict[str, set[str]]] = {}
-    for verdict in verdicts:
-        for one in verdict.structural:
-            why = next(known for known in STRUCTURAL if known.explains(one.test, one.message))
-            counts.setdefault(why.reason, {}).setdefault(verdict.suite, set()).add(one.test)
-    most_first = sorted(counts.items(), key=lambda item: -sum(map(len, item[1].values())))
-    return "\n".join(
-        f"- {reason}: " + ", ".join(f"{suite} {len(tests)}" for suite, tests in by_suite.items())
-        for reason, by_suite in most_first
-    )
+def write(verdicts: Iterable[Verdict], page: Path = DOCS) -> None:
+    """Put the verdicts into the table of a page, and all reasons below it, between their marks."""
+    reasons = "\n".join(f"- {why}." for why in dict.fromkeys(one.reason for one in STRUCTURAL))
+    text = _between("table", page.read_text(), lambda written: table(verdicts, written))
+    page.write_text(_between("reasons", text, lambda written: reasons))
 
 
-def write(verdicts: Sequence[Verdict], page: Path = DOCS) -> None:
-    """Put what was found between the marks of a page that are there."""
-    text = page.read_text()
-    for mark, content in (("table", table(verdicts)), ("reasons", reasons(verdicts))):
-        text = _between(mark, content, text)
-    page.write_text(text)
-
-
-def _between(mark: str, content: str, text: str) -> str:
+def _between(mark: str, text: str, change: Callable[[str], str]) -> str:
     begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
     before, _, rest = text.partition(begin)
-    return f"{before}{begin}{content}\n{end}{rest.partition(end)[2]}"
+    written, _, after = rest.partition(end)
+    return f"{before}{begin}{change(written.strip())}\n{end}{after}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -229,10 +227,12 @@ def main(arguments: Sequence[str]) -> int:
     where.add_argument("--local", dest="cluster", action="store_false", help="compute without one")
     parser.add_argument("--tests", nargs="+", default=(), help="these of the suite's tests")
     parser.add_argument("-k", help="only tests with such names, as pytest has it")
-    parser.add_argument("--write", action="store_true", help="write the table into the docs")
+    parser.add_argument("--write", action="store_true", help="write into the table of the docs")
     options = parser.parse_args(arguments)
     if unknown := set(options.suites) - set(BY_NAME):
         parser.error(f"no such suite: {', '.join(unknown)}")
+    if options.write and (options.tests or options.k or options.pools == "none"):
+        parser.error("--write takes whole suites, with pools")
     verdicts = []
     for suite in SUITES:
         if options.suites and suite.name not in options.suites:

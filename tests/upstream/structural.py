@@ -78,7 +78,7 @@ STRUCTURAL = (
         ),
     ),
     Structural(
-        "As above; the test looks into the frame of the frame of the root",
+        "The root is a marker, and the test looks into the frame of the frame of the root",
         r"\{'x'\} == \{'x', 'z'\}",
         ("test_collection.py::test_column_projection_map_partitions*",),
     ),
@@ -115,7 +115,7 @@ STRUCTURAL = (
     ),
     Structural(
         "The partitions have the name of the marker, too: aliases, which do not run",
-        r"assert 30 == \(10 \+ 10\)|assert 23 == \(21 \+ 1\)|assert 40 == \(10 \+ 20\)"
+        r"assert [36]0 == \(10 \+ [12]0\)|assert 23 == \(21 \+ 1\)|assert 40 == \(10 \+ 20\)"
         r"|assert \(30 - 10\) == 10|assert 2 == 1|assert 2 == \(1 \+ 0\)|assert 3 == \(1 \+ 1\)"
         r"|KeysView\(|assert 8 == 4",
         (

@@ -114,19 +114,20 @@ def test_what_makes_a_collection_is_in_a_pool(
 
 
 def test_table_is_written_between_its_marks(tmp_path: Path) -> None:
-    """The page keeps its text; table and reasons are written again each time."""
+    """The page keeps its text and the lines of other suites; a suite has one line."""
     page = tmp_path / "page.md"
     marks = "".join(f"<!-- {m} -->\n<!-- end of {m} -->\n" for m in ("table", "reasons"))
     page.write_text(f"Before\n{marks}After\n")
-    known = structural.STRUCTURAL[0]
-    failure = run.Failure(f"x/{known.tests[0]}", "frameinpool", wrong=False)
-    verdict = run.Verdict("dask.bag", "one", "local", ["1 failed, 7 passed"], [failure])
-    for _ in range(2):
-        run.write([verdict], page)
-        lines = page.read_text().splitlines()
-        assert f"| dask.bag | dask {version('dask')} | one | local | 7 | 1 | 0 | 0 |" in lines
-        assert f"- {known.reason}: dask.bag 1" in lines
-        assert (lines[0], lines[-1], len(lines)) == ("Before", "After", 10)
+    release = f"dask {version('dask')}"
+    for suite, summary in (("dask.delayed", "7 passed"), ("dask.bag", "8 passed")) * 2:
+        run.write([run.Verdict(suite, "one", "local", [f"1 failed, {summary}"])], page)
+    lines = page.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("Before", "After")
+    assert [line for line in lines if line.startswith("| dask")] == [
+        f"| dask.bag | {release} | one | local | 8 | 0 | 0 | 0 |",
+        f"| dask.delayed | {release} | one | local | 7 | 0 | 0 | 0 |",
+    ]
+    assert lines.count(f"- {structural.STRUCTURAL[0].reason}.") == 1
 
 
 def test_excuses_are_narrow() -> None:
