@@ -80,7 +80,6 @@ BUILDS: dict[str, Build] = {
         k=w,
         dtype=float,
     ),
-    "quantile": lambda x, w: da.quantile(x.rechunk(-1), 0.75, weights=w, method="inverted_cdf"),
     "apply_along_axis": lambda x, w: da.apply_along_axis(add, 0, x, k=w, dtype=float, shape=(12,)),
     "bag.map": lambda x, w: _bag(x).map(add, k=w),
     "bag.map of a list": lambda x, w: _bag(x).map(add, k=delayed([w, w])),
@@ -91,6 +90,10 @@ BUILDS: dict[str, Build] = {
     "delayed keyword": lambda x, w: delayed(add)(x, k=w),
     "delayed nested": lambda x, w: delayed(add)(x, k={"a": [w, x.sum()]}),
 }
+if hasattr(da, "quantile"):  # not in older versions of Dask
+    BUILDS["quantile"] = lambda x, w: da.quantile(
+        x.rechunk(-1), 0.75, weights=w, method="inverted_cdf"
+    )
 
 #: Blocks of x and of w: a fused layer of one block, of several, and blocks that do not correspond.
 CHUNKS = [(6, 12), (12, 12), (6, 4)]

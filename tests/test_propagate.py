@@ -13,6 +13,7 @@ import pytest
 from tracing import run, source, traced
 
 from dask_worker_pools import pool, propagate_pools
+from dask_worker_pools.annotations import annotations_by_key
 from dask_worker_pools.propagate import CONFIG, Hook, current_pass
 
 
@@ -203,8 +204,10 @@ def test_surrounding_resources_reach_tasks_in_pools() -> None:
     with pool("A"):
         pinned = source("pinned")
     with propagate_pools(), dask.annotate(resources={"GPU": 1}):
-        done = run(pinned)
-    assert done.operations["pinned"][0]["resources"] == {"pool-A": 0, "GPU": 1}
+        sent = current_pass(frozenset())  # to whatever cluster
+    layers = sent(pinned.dask, pinned.__dask_keys__()).layers.values()
+    said = [own for layer in layers for _, own in annotations_by_key(layer.annotations, layer)]
+    assert [own["resources"] for own in said] == [{"pool-A": 0, "GPU": 1}] * pinned.npartitions
 
 
 def test_built_inside_and_computed_after_is_plain_dask() -> None:
